@@ -1,0 +1,1 @@
+"""One candidate: compile it, run it, check it, time it, survive it."""

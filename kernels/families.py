@@ -1,0 +1,20 @@
+"""The kernel families by name. Importing this does not import the DSL: families do so when they compile."""
+
+from __future__ import annotations
+
+from kernels.family import KernelFamily
+
+
+def families() -> dict[str, KernelFamily]:
+    """Every family by name, in the order in which they are shown."""
+    from kernels.sm90.families import FusedSm90, TwoKernelSm90
+
+    return {family.name: family for family in (FusedSm90(), TwoKernelSm90())}
+
+
+def family(name: str) -> KernelFamily:
+    """The family called `name`; raises `ValueError` naming the known ones."""
+    known = families()
+    if name not in known:
+        raise ValueError(f"unknown kernel family {name!r}: known are {', '.join(known)}")
+    return known[name]

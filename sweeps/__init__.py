@@ -1,0 +1,1 @@
+"""Many candidates: search spaces, the Optuna driver and the command line."""
