@@ -1,0 +1,119 @@
+"""The sampler: whatever proposes, only legal configs that were never asked before come out.
+
+Optuna's samplers know neither the legality predicate nor that measuring a config twice teaches nothing. So
+a proposal of theirs is *snapped*: of the legal configs that no trial of the study has, the one that differs
+from the proposal in the fewest parameters is asked, ties broken at random. Trials that are still running or
+waiting count as asked. Where nobody proposes (exhaustive and random sweeps, and TPE's first trials) the next
+config of a fixed random order is asked, the family's defaults first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.space import Space, config_params
+from sweeps.store import was_asked
+
+# Before TPE models anything. Its default, 10, leaves a space of ten parameters with choices never seen.
+STARTUP_TRIALS = 16
+
+
+class SpaceExhausted(RuntimeError):
+    """Every legal config has been asked."""
+
+
+class SnappingSampler(BaseSampler):
+    """Asks legal configs of `space`, each once: `proposer`'s proposals snapped, or a fixed random order.
+
+    Args:
+        first: indices of the configs to ask first, such as the family's defaults.
+        proposer: a relative (joint) sampler; None for the fixed order alone.
+    """
+
+    def __init__(
+        self, space: Space, *, seed: int, first: Sequence[int] = (), proposer: BaseSampler | None = None
+    ) -> None:
+        self._space = space
+        self._proposer = proposer
+        self._distributions = space.distributions()
+        # Two streams: the order stays the same however many ties were broken before a run stopped.
+        order_rng, self._ties = np.random.default_rng(seed).spawn(2)
+        shuffled = order_rng.permutation(len(space))
+        self._order = np.concatenate([np.array(first, dtype=np.intp), shuffled[~np.isin(shuffled, first)]])
+
+    def unseen(self, study: Study) -> NDArray[np.intp]:
+        """Indices of the legal configs that no trial of `study` has, in the order of the sweep."""
+        seen = np.zeros(len(self._space), dtype=bool)
+        for trial in study.get_trials(deepcopy=False):
+            if was_asked(trial):
+                params = trial.params or trial.system_attrs.get("fixed_params", {})
+                if (index := self._space.index(params)) is not None:
+                    seen[index] = True
+        remaining: NDArray[np.intp] = self._order[~seen[self._order]]
+        return remaining
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if "fixed_params" in trial.system_attrs:
+            return {}  # an enqueued trial: Optuna takes its parameters from there
+        unseen = self.unseen(study)
+        if not len(unseen):
+            raise SpaceExhausted(f"all {len(self._space)} legal configs have been asked")
+        proposal = {}
+        if self._proposer is not None:
+            # A parameter with a single choice is none to the proposer: TPE's space leaves it out.
+            open_space = {name: d for name, d in search_space.items() if not d.single()}
+            proposal = self._proposer.sample_relative(study, trial, open_space)
+        if not proposal:
+            return self._space.params(int(unseen[0]))
+        fixed = {name: choices[0] for name, choices in self._space.choices.items()}
+        return self._space.params(self._space.nearest(fixed | proposal, unseen, self._ties))
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise RuntimeError(f"{param_name} is not a parameter of {self._space.family.name}")
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        if self._proposer is not None:
+            self._proposer.before_trial(study, trial)
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        if self._proposer is not None:
+            self._proposer.after_trial(study, trial, state, values)
+
+
+def make_sampler(
+    space: Space,
+    kind: Literal["auto", "exhaustive", "tpe", "random"],
+    *,
+    seed: int,
+    exhaustive_limit: int,
+    m_values: Sequence[int],
+) -> SnappingSampler:
+    """The sampler of a sweep. `auto` is exhaustive up to `exhaustive_limit` legal configs, TPE beyond.
+
+    Exhaustive and random sweeps both ask in a random order without repetition: they differ in when they end,
+    which is not the sampler's business.
+    """
+    defaults = {
+        space.index(config_params(space.family.default_config(space.problem, m))): None for m in m_values
+    }
+    first = [index for index in defaults if index is not None]
+    tpe = kind == "tpe" or (kind == "auto" and len(space) > exhaustive_limit)
+    proposer = TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed) if tpe else None
+    return SnappingSampler(space, seed=seed, first=first, proposer=proposer)

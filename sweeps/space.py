@@ -1,0 +1,149 @@
+"""A search space: the legal configs of a kernel family for one problem and target.
+
+The product of the parameters' choices is enumerated once and filtered by the family's single predicate, in a
+fixed order, so a legal config is its index. The configs are kept as a matrix of choice indices, one row per
+legal config, which makes the distance from a proposal to all of them one NumPy expression.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from kernels.family import KernelFamily, ParamValue
+from kernels.problem import RouterProblem
+from sweeps.errors import SpecError
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+# The predicate takes some 5 us; beyond this many products the filter alone would take half a minute.
+MAX_PRODUCT = 5_000_000
+
+
+class Space:
+    """The legal configs of `family` for `problem` on `target`, restricted to some parameters' choices.
+
+    Raises `SpecError` for a target or parameter the family does not have, a choice the parameter does not
+    have, a product beyond `MAX_PRODUCT`, or when no config is legal.
+    """
+
+    def __init__(
+        self,
+        family: KernelFamily,
+        problem: RouterProblem,
+        target: str,
+        restrictions: Mapping[str, Iterable[ParamValue]] | None = None,
+    ) -> None:
+        if target not in family.targets:
+            raise SpecError(f"{family.name} has no target {target!r}: it has {', '.join(family.targets)}")
+        self.family = family
+        self.problem = problem
+        self.target = target
+        self.choices = family.space(problem)
+        kept = _restrict(family.name, self.choices, restrictions or {})
+        self.size = math.prod(len(indices) for indices in kept)
+        if self.size > MAX_PRODUCT:
+            raise SpecError(
+                f"{family.name}: {self.size} combinations are too many to enumerate (at most {MAX_PRODUCT}): "
+                "restrict some parameters"
+            )
+        combinations = tqdm(
+            product(*kept), total=self.size, desc="legal configs", unit="", delay=2, leave=False
+        )
+        rows = [row for row in combinations if self._legal(row)]
+        if not rows:
+            raise SpecError(f"{family.name}: none of the {self.size} configs is legal for {problem.name}")
+        self._rows = np.array(rows, dtype=np.int16)
+        self._index = {row: index for index, row in enumerate(rows)}
+
+    def __len__(self) -> int:
+        """The number of legal configs."""
+        return len(self._rows)
+
+    def params(self, index: int) -> dict[str, ParamValue]:
+        """The parameters of the legal config at `index`."""
+        return self._params(self._rows[index])
+
+    def index(self, params: Mapping[str, Any]) -> int | None:
+        """Where the config with these parameters is among the legal ones; None when it is not."""
+        row = self._row(params)
+        return None if row is None else self._index.get(row)
+
+    def nearest(self, params: Mapping[str, Any], among: NDArray[np.intp], rng: np.random.Generator) -> int:
+        """Of the legal configs at the indices `among`, the one that differs from `params` in the fewest
+        parameters; a random one of those that are as near."""
+        wanted = np.array(self._row(params), dtype=np.int16)
+        distance = (self._rows[among] != wanted).sum(axis=1)
+        return int(rng.choice(among[distance == distance.min()]))
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's view. The choices are the family's, not the restricted ones, so that a study can go on
+        under other restrictions: Optuna refuses a parameter whose choices change within a study."""
+        from optuna.distributions import CategoricalDistribution
+
+        return {name: CategoricalDistribution(choices) for name, choices in self.choices.items()}
+
+    def _legal(self, row: tuple[int, ...]) -> bool:
+        config = self.family.config_type(**self._params(row))
+        return self.family.illegal_reason(self.problem, config, self.target) is None
+
+    def _params(self, row: Iterable[int]) -> dict[str, ParamValue]:
+        return {name: choices[i] for (name, choices), i in zip(self.choices.items(), row, strict=True)}
+
+    def _row(self, params: Mapping[str, Any]) -> tuple[int, ...] | None:
+        try:
+            return tuple(_position(choices, params[name]) for name, choices in self.choices.items())
+        except (KeyError, ValueError):
+            return None
+
+
+def config_params(config: Any) -> dict[str, ParamValue]:
+    """A config's parameters."""
+    return asdict(config)
+
+
+def config_id(params: Mapping[str, ParamValue]) -> str:
+    """A config's short name: the same for the same parameters in any order, on any machine."""
+    return sha256(msgspec.json.encode(dict(params), order="sorted")).hexdigest()[:10]
+
+
+def _restrict(
+    family: str,
+    choices: Mapping[str, tuple[ParamValue, ...]],
+    restrictions: Mapping[str, Iterable[ParamValue]],
+) -> list[list[int]]:
+    """The indices of the choices that remain, per parameter, in the family's order."""
+    if unknown := [name for name in restrictions if name not in choices]:
+        raise SpecError(f"{family} has no parameter {unknown[0]!r}: it has {', '.join(choices)}")
+    kept = []
+    for name, known in choices.items():
+        try:
+            kept.append(sorted({_position(known, value) for value in restrictions.get(name, known)}))
+        except ValueError as error:
+            shown = ", ".join(map(_shown, known))
+            raise SpecError(f"{family}: {name} cannot be {error}: its choices are {shown}") from None
+        if not kept[-1]:
+            raise SpecError(f"{family}: {name} is restricted to no choice at all")
+    return kept
+
+
+def _position(choices: tuple[ParamValue, ...], value: Any) -> int:
+    """Like `tuple.index`, but 1 is not True; raises `ValueError` with the value."""
+    for position, choice in enumerate(choices):
+        if choice == value and type(choice) is type(value):
+            return position
+    raise ValueError(_shown(value))
+
+
+def _shown(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
