@@ -96,10 +96,10 @@ def slowdowns(study: Study, m: int | None = None) -> pd.DataFrame:
     """What each ok candidate loses to the best: one row per candidate, its config columns and `slowdown`.
 
     `slowdown` is objective time / the best candidate's at `m`; without `m`, the geometric mean of that ratio
-    over the study's M, for the candidates that have them all. Raises `ResultsError` for mixed groups.
+    over the objective's M, for the candidates that have them all. Raises `ResultsError` for mixed groups.
     """
     timed_group(study.candidates)
-    m_values = study.info.m_values if m is None else (m,)
+    m_values = study.info.minimized_over if m is None else (m,)
     found = [[usable(record, at) for at in m_values] for record in study.candidates]
     times = pd.DataFrame(
         [[getattr(at, study.info.objective).median_us if at else None for at in row] for row in found],

@@ -28,7 +28,10 @@ class ResultsError(ValueError):
 
 @dataclass(frozen=True)
 class StudyInfo:
-    """What a study is about, as the sweep stored it. `space_size` and `legal_size` are 0 where unknown."""
+    """What a study is about, as the sweep stored it. `space_size` and `legal_size` are 0 where unknown.
+
+    The sweep minimized the geometric mean of time / floor over `objective_m_values`; empty: all M.
+    """
 
     name: str
     family: str
@@ -42,7 +45,12 @@ class StudyInfo:
     space_size: int = 0
     legal_size: int = 0
     objective: Objective = "cold"
+    objective_m_values: tuple[int, ...] = ()
     schema: str = STUDY_SCHEMA
+
+    @property
+    def minimized_over(self) -> tuple[int, ...]:
+        return self.objective_m_values or self.m_values
 
 
 class ConfigKey(NamedTuple):
