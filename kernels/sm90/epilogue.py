@@ -1,0 +1,308 @@
+"""What happens to a finished accumulator: the router, or, on the two-kernel path, a store of the logits.
+
+Both epilogues walk the accumulator fragment of a consumer thread, which is
+
+    ((half, row % 2, j), row // 2, 0)     half in 0..1, j in 0..N/8-1: columns 8 j + 2 (lane % 4) + half
+
+(PTX ISA, "register fragments for wgmma.mma_async.m64nNk16", matrix D), with the fragment's own coordinates
+telling the token and the expert column, so that no index arithmetic of the layout is repeated here.
+
+The router's epilogue feeds each row's running top k. A row's partial lists are then merged within the quad
+of threads that share the row, left in shared memory, and merged over all warpgroups and CTAs that hold some
+of the row's experts; every CTA of the group merges an equal share of the rows. Lists and split-K partials
+overlay the ring of stages: every load that targets a CTA's ring has been waited for by its own consumers
+before any of them passes the barrier that precedes the overlay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Boolean, Float32, Int32, const_expr
+from cutlass.cutlass_dsl import select_
+
+from kernels.problem import RouterProblem
+from kernels.sm90.config import WARPGROUP, WGMMA_M, Sm90Config
+from kernels.sm90.score import activation
+from kernels.sm90.topk import EMPTY_KEY, TopK, sort_key
+
+CONSUMER_BARRIER = 1
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the kernel writes: weights [M, k] fp32 and ids [M, k] int32; or logits [M, E] fp32 as `weights`."""
+
+    weights: cute.Tensor
+    ids: cute.Tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a consumer thread stands: its index among the consumers, and its CTA's part of the problem."""
+
+    thread: Int32
+    m_tile: Int32
+    first_expert: Int32
+    coordinates: cute.Tensor  # (row, column) in the CTA's tile of each element of the accumulator
+
+
+class Epilogue:
+    """The walk over the accumulator, shared by both epilogues."""
+
+    # Cluster barriers inside `finish`, which the producer warpgroup has to join.
+    finish_cluster_barriers = 0
+
+    def __init__(self, problem: RouterProblem, config: Sm90Config) -> None:
+        self.problem = problem
+        self.config = config
+        self.n_tiles = config.n_tiles(problem)
+        self.group = config.expert_split * config.split_k
+        self.consumer_threads = WARPGROUP * config.warpgroups
+        self.rows = 2 * config.rows_per_warpgroup // WGMMA_M  # of the tile in one thread's fragment
+        self.columns = config.columns_per_warpgroup // 8  # groups of two columns in a row of the fragment
+
+    def start(self) -> list[TopK]:
+        """The state that `take` updates, one for each row of the fragment."""
+        raise NotImplementedError
+
+    def take(
+        self,
+        state: list[TopK],
+        row: int,
+        logit: Float32,
+        column: Int32,
+        bias: cute.Tensor,
+        place: Place,
+        out: Outputs,
+    ) -> None:
+        """Consume one logit of row `row` of the fragment; `column` counts from the CTA's first expert."""
+        raise NotImplementedError
+
+    def finish(self, state: list[TopK], overlay: cute.Pointer, place: Place, out: Outputs) -> None:
+        """After the last tile."""
+        raise NotImplementedError
+
+    def coordinate(self, place: Place, row: int, column: int, half: int) -> tuple[Int32, Int32]:
+        """The tile's (row, column) of one element of the fragment."""
+        in_tile: tuple[Int32, Int32] = place.coordinates[((half, row % 2, column), row // 2, 0)]
+        return in_tile
+
+    def walk(
+        self,
+        accumulator: cute.Tensor,
+        state: list[TopK],
+        alpha: Float32,
+        bias: cute.Tensor,
+        tile: Int32,
+        place: Place,
+        out: Outputs,
+    ) -> None:
+        """Consume one expert tile, row by row in ascending order of experts."""
+        for row in range(self.rows):
+            for j in range(self.columns):
+                for half in range(2):
+                    logit = accumulator[((half, row % 2, j), row // 2, 0)] * alpha
+                    column = self.coordinate(place, row, j, half)[1] + tile * self.config.tile_n
+                    self.take(state, row, logit, column, bias, place, out)
+
+    def reduce(
+        self,
+        accumulator: cute.Tensor,
+        state: list[TopK],
+        alpha: Float32,
+        bias: cute.Tensor,
+        overlay: cute.Pointer,
+        place: Place,
+        out: Outputs,
+    ) -> None:
+        """Split K: add the accumulators of the CTAs with our experts; consume our part of the columns."""
+        c = self.config
+        _, expert_rank, k_rank = cute.arch.block_idx()
+        ours = self.columns // c.split_k
+        partial = cute.make_tensor(
+            cute.recast_ptr(overlay, dtype=Float32),
+            cute.make_layout((self.consumer_threads, 2, self.columns, self.rows)),
+        )
+        self.consumer_barrier()
+        for row in range(self.rows):
+            for j in range(self.columns):
+                for half in range(2):
+                    partial[place.thread, half, j, row] = accumulator[((half, row % 2, j), row // 2, 0)]
+        cute.arch.cluster_arrive()
+        cute.arch.cluster_wait()
+        peers = [
+            self.peer_address(partial, expert_rank + c.expert_split * peer, place)
+            for peer in range(c.split_k)
+        ]
+        for row in range(self.rows):
+            for step in range(ours):
+                j = k_rank * ours + step
+                for half in range(2):
+                    total = Float32(0.0)
+                    for address in peers:
+                        total = total + load_peer(address, partial, (place.thread, half, j, row))
+                    column = self.coordinate(place, row, 0, half)[1] + 8 * j
+                    self.take(state, row, total * alpha, column, bias, place, out)
+
+    def consumer_barrier(self) -> None:
+        """Wait for all consumer threads of the CTA."""
+        cute.arch.barrier(barrier_id=CONSUMER_BARRIER, number_of_threads=self.consumer_threads)
+
+    def peer_address(self, tensor: cute.Tensor, group_rank: Int32, place: Place) -> cute.Pointer:
+        """Where `tensor`, one of our shared-memory tensors, begins in a CTA with the same tokens as ours."""
+        m_rank = place.m_tile % self.config.cluster_m
+        return cute.arch.map_dsmem_ptr(tensor.iterator, m_rank + self.config.cluster_m * group_rank)
+
+
+class LogitsEpilogue(Epilogue):
+    """Store alpha * accumulator as logits [M, E] fp32."""
+
+    def start(self) -> list[TopK]:
+        return []
+
+    @cute.jit
+    def take(
+        self,
+        state: list[TopK],
+        row: int,
+        logit: Float32,
+        column: Int32,
+        bias: cute.Tensor,
+        place: Place,
+        out: Outputs,
+    ) -> None:
+        token = place.m_tile * self.config.tile_m + self.coordinate(place, row, 0, 0)[0]
+        expert = place.first_expert + column
+        if token < out.weights.shape[0] and expert < self.problem.experts:
+            out.weights[token, expert] = logit
+
+    def finish(self, state: list[TopK], overlay: cute.Pointer, place: Place, out: Outputs) -> None:
+        pass
+
+
+class RouterEpilogue(Epilogue):
+    """Score, bias, running top k, merge, renormalize, scale, write."""
+
+    def __init__(self, problem: RouterProblem, config: Sm90Config) -> None:
+        super().__init__(problem, config)
+        self.finish_cluster_barriers = int(self.group > 1)
+        self.masked = config.tile_n * self.n_tiles * config.expert_split > problem.experts
+
+    def start(self) -> list[TopK]:
+        return [TopK.empty(self.problem.top_k) for _ in range(self.rows)]
+
+    def take(
+        self,
+        state: list[TopK],
+        row: int,
+        logit: Float32,
+        column: Int32,
+        bias: cute.Tensor,
+        place: Place,
+        out: Outputs,
+    ) -> None:
+        score = activation(self.problem.score, logit)
+        key = sort_key(score + bias[column] if self.problem.bias else score)
+        expert = place.first_expert + column
+        if self.masked:
+            key = select_(expert < self.problem.experts, key, Float32(EMPTY_KEY))
+        state[row].insert(key, expert, score, ascending_ids=True)
+
+    def finish(self, state: list[TopK], overlay: cute.Pointer, place: Place, out: Outputs) -> None:
+        self.leave_lists(state, overlay, place)
+        self.merge(overlay, place, out)
+
+    def merge_tensors(self, overlay: cute.Pointer) -> tuple[cute.Tensor, cute.Tensor, cute.Tensor]:
+        """s_merge_s, s_merge_i and s_merge_a: (k, tile_m, lists per row), behind the split-K partials."""
+        c = self.config
+        layout = cute.make_layout((self.problem.top_k, c.tile_m, c.lists_per_row))
+        first = cute.recast_ptr(overlay, dtype=Float32) + c.reduction_bytes() // 4
+        size = cute.size(layout)
+        return (
+            cute.make_tensor(first, layout),
+            cute.make_tensor(cute.recast_ptr(first + size, dtype=Int32), layout),
+            cute.make_tensor(first + 2 * size, layout),
+        )
+
+    @cute.jit
+    def leave_lists(self, state: list[TopK], overlay: cute.Pointer, place: Place) -> None:
+        """Merge each quad's lists and leave them in shared memory for the merge of the row."""
+        s_merge = self.merge_tensors(overlay)
+        slot = place.thread // WARPGROUP if const_expr(self.config.lists_per_row > 1) else 0
+        if const_expr(self.config.split_k == 1):
+            self.consumer_barrier()  # every MMA has read the ring that the lists overlay
+        for row in cutlass.range_constexpr(self.rows):
+            top = state[row]
+            top.merge_lanes(4)
+            if place.thread % 4 == 0:
+                in_tile = self.coordinate(place, row, 0, 0)[0]
+                for p in cutlass.range_constexpr(self.problem.top_k):
+                    for held, tensor in zip((top.s, top.i, top.a), s_merge, strict=True):
+                        tensor[p, in_tile, slot] = held[p]
+        if const_expr(self.group > 1):
+            cute.arch.cluster_arrive()
+            cute.arch.cluster_wait()
+        else:
+            self.consumer_barrier()
+
+    @cute.jit
+    def merge(self, overlay: cute.Pointer, place: Place, out: Outputs) -> None:
+        """Merge this CTA's share of the rows over all their lists, and write ids and weights."""
+        c = self.config
+        _, expert_rank, k_rank = cute.arch.block_idx()
+        lists = c.lists_per_row * self.group
+        lanes = 1 << (lists - 1).bit_length()
+        share = c.tile_m // self.group
+        at_once = self.consumer_threads // lanes
+        first_row = share * (expert_rank + c.expert_split * k_rank)
+        for step in cutlass.range_constexpr(-(-share // at_once)):
+            row = step * at_once + place.thread // lanes
+            lane = place.thread % lanes
+            token = place.m_tile * c.tile_m + first_row + row
+            # Whole warps stay together for the shuffles; a lane without a row or a list merges empty ones.
+            top = self.read_list(overlay, first_row + row, lane, place, (row < share) & (lane < lists))
+            top.merge_lanes(lanes)
+            if lane == 0 and row < share and token < out.weights.shape[0]:
+                write_row(top, self.problem, out, token)
+
+    @cute.jit
+    def read_list(
+        self, overlay: cute.Pointer, row: Int32, index: Int32, place: Place, exists: Boolean
+    ) -> TopK:
+        """The partial list `index` of a row of the tile: from the CTA of the group that holds it."""
+        c = self.config
+        top = TopK.empty(self.problem.top_k)
+        if exists:
+            for held, tensor in zip((top.s, top.i, top.a), self.merge_tensors(overlay), strict=True):
+                for p in cutlass.range_constexpr(self.problem.top_k):
+                    coordinate = (p, row, index % c.lists_per_row)
+                    if const_expr(self.group > 1):
+                        address = self.peer_address(tensor, index // c.lists_per_row, place)
+                        held[p] = load_peer(address, tensor, coordinate)
+                    else:
+                        held[p] = tensor[coordinate]
+        return top
+
+
+def write_row(top: TopK, problem: RouterProblem, out: Outputs, token: Int32) -> None:
+    """Write one token's ids and weights."""
+    for p, weight in enumerate(top.weights(problem)):
+        out.weights[token, p] = weight
+        out.ids[token, p] = top.i[p]
+
+
+def load_peer(address: cute.Pointer, tensor: cute.Tensor, coordinate: tuple[Any, ...]) -> Any:
+    """Element `coordinate` of `tensor` where it begins at `address`, in another CTA of the cluster.
+
+    The DSL's own loads stop at shared::cta (4.8.1), hence the PTX.
+    """
+    kind = "f32" if tensor.element_type is Float32 else "b32"
+    return cute.arch.inline_ptx(
+        f"ld.shared::cluster.{kind} {{$w0}}, [{{$r0}}];",
+        write_only_types=[tensor.element_type],
+        read_only_args=[address + cute.crd2idx(coordinate, tensor.layout)],
+    )

@@ -1,0 +1,101 @@
+"""The running top k in registers: k sorted triples, inserted by fully unrolled compare-and-select.
+
+A triple is `s` (biased score, the sort key), `i` (expert id) and `a` (unbiased activation). Every index is a
+compile-time constant, so the triples live in 3k registers: no local memory, no loop, no heap. The order is
+total: descending `s`, and ascending `i` among equals, which is the reference's tie rule. A key is clamped to
+the lowest finite float first, so that NaN and -inf sort last yet above an empty slot, and a row of NaN still
+yields the ids 0 to k-1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cutlass.cute as cute
+from cutlass import Boolean, Float32, Int32
+from cutlass.cutlass_dsl import select_
+
+from kernels.problem import RouterProblem, Score
+
+LOWEST_FINITE = -3.4028234663852886e38
+EMPTY_KEY = float("-inf")
+EMPTY_ID = 0x7FFFFFFF
+
+
+def sort_key(biased: Float32) -> Float32:
+    """`biased` with NaN and -inf mapped to the lowest finite float (PTX max.f32 drops a NaN operand)."""
+    return cute.arch.fmax(biased, Float32(LOWEST_FINITE))
+
+
+@dataclass(frozen=True)
+class TopK:
+    """k sorted triples in registers: fragments [k] of `s` fp32, `i` int32 and `a` fp32."""
+
+    s: cute.Tensor
+    i: cute.Tensor
+    a: cute.Tensor
+
+    @classmethod
+    def empty(cls, k: int) -> TopK:
+        """k empty slots, which every candidate beats."""
+        top = cls(*(cute.make_rmem_tensor((k,), dtype) for dtype in (Float32, Int32, Float32)))
+        for p in range(k):
+            top.s[p] = Float32(EMPTY_KEY)
+            top.i[p] = Int32(EMPTY_ID)
+            top.a[p] = Float32(0.0)
+        return top
+
+    @property
+    def k(self) -> int:
+        return int(cute.size(self.s))
+
+    def insert(self, s: Float32, i: Int32, a: Float32, *, ascending_ids: bool, first: int = 0) -> None:
+        """Insert one triple below slot `first`, which the caller knows it cannot beat.
+
+        With `ascending_ids` the caller promises that every id already held is lower, so a tie never moves
+        the newcomer up and one comparison per slot is enough.
+        """
+        beats = {p: self._beats(s, i, p, ascending_ids) for p in range(first, self.k)}
+        for p in range(self.k - 1, first - 1, -1):
+            for held, new in ((self.s, s), (self.i, i), (self.a, a)):
+                value = select_(beats[p], new, held[p])
+                if p > first:
+                    value = select_(beats[p - 1], held[p - 1], value)
+                held[p] = value
+
+    def _beats(self, s: Float32, i: Int32, p: int, ascending_ids: bool) -> Boolean:
+        higher = s > self.s[p]
+        if ascending_ids:
+            return higher
+        return higher | ((s == self.s[p]) & (i < self.i[p]))
+
+    def merge_lanes(self, lanes: int) -> None:
+        """Merge the lists of `lanes` neighbouring lanes (a power of two); all of them end with the result.
+
+        Slot p of a sorted list cannot rise above slot p of the merged one, so insertion p starts there.
+        """
+        offset = 1
+        while offset < lanes:
+            theirs = [
+                tuple(cute.arch.shuffle_sync_bfly(held[p], offset) for held in (self.s, self.i, self.a))
+                for p in range(self.k)
+            ]
+            for p, (s, i, a) in enumerate(theirs):
+                self.insert(s, i, a, ascending_ids=False, first=p)
+            offset *= 2
+
+    def weights(self, problem: RouterProblem) -> list[Float32]:
+        """The k routing weights: renormalized and scaled as `problem` says. A sum of 0 gives zeros."""
+        values = [self.a[p] for p in range(self.k)]
+        if problem.score is Score.SOFTMAX:
+            # Only renormalized softmax gets here (see config.illegal_reason): the full denominator cancels.
+            # The largest logit is the first, since softmax has no bias.
+            values = [cute.math.exp(value - values[0]) for value in values]
+        if problem.renorm:
+            total = values[0]
+            for value in values[1:]:
+                total = total + value
+            is_zero = total == 0.0
+            divisor = select_(is_zero, Float32(1.0), total)
+            values = [select_(is_zero, Float32(0.0), value / divisor) for value in values]
+        return [value * problem.routed_scale for value in values]
