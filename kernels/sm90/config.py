@@ -194,7 +194,7 @@ def _cluster_reason(problem: RouterProblem, c: Sm90Config) -> str | None:
     k_tiles = -(-problem.hidden // c.tile_k)
     if k_tiles % c.split_k:
         return f"{k_tiles} K tiles cannot be divided among {c.split_k} CTAs"
-    if c.stages > k_tiles // c.split_k:
+    if c.stages > max(2, k_tiles // c.split_k):
         return f"{c.stages} stages for {k_tiles // c.split_k} K tiles"
     return None
 
@@ -216,3 +216,34 @@ def _resource_reason(problem: RouterProblem, c: Sm90Config, *, router: bool) -> 
     if registers > limit:
         return f"about {registers} registers a thread: {c.warpgroups} consumer warpgroups leave {limit}"
     return None
+
+
+def default_config(problem: RouterProblem, m: int) -> Sm90Config:
+    """A legal config for any problem, untuned: few tokens want many CTAs per tile, many want few.
+
+    The two shapes are the ones that did well in the first sweep on an H100 (see results/published).
+    """
+    few_tokens = [
+        Sm90Config(
+            tile_m=64,
+            tile_n=tile_n,
+            tile_k=tile_k,
+            stages=stages,
+            expert_split=split,
+            warpgroups=1,
+        )
+        for split in (8, 4, 2, 1)
+        for tile_n in sorted(
+            n for n in SPACE["tile_n"] if isinstance(n, int) and n * split >= problem.experts
+        )[:1]
+        for tile_k, stages in ((128, 6), (64, 6), (64, 3), (64, 2))
+    ]
+    many_tokens = [Sm90Config(), Sm90Config(tile_n=64), Sm90Config(tile_n=64, stages=2)]
+    ladder = few_tokens + many_tokens if m <= 1024 else many_tokens + few_tokens
+    for config in ladder:
+        if (
+            illegal_reason(problem, config, router=problem.renorm or problem.score is not Score.SOFTMAX)
+            is None
+        ):
+            return config
+    raise ValueError(f"no default config is legal for {problem}: name a config")

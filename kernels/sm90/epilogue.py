@@ -34,7 +34,7 @@ CONSUMER_BARRIER = 1
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the kernel writes: weights [M, k] fp32 and ids [M, k] int32; or logits [M, E] fp32 as `weights`."""
+    """What the kernel writes: `weights` [M, k] fp32 and `ids` [M, k] int32; or `weights` is logits [M, E]."""
 
     weights: cute.Tensor
     ids: cute.Tensor

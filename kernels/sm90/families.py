@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class FusedSm90(KernelFamily):
         return space.illegal_reason(problem, config)
 
     def default_config(self, problem: RouterProblem, m: int) -> Sm90Config:
-        return Sm90Config()
+        return space.default_config(problem, m)
 
     def compile(self, problem: RouterProblem, config: Sm90Config, target: str) -> Any:
         from kernels.sm90.launch import compile_fused
@@ -68,7 +69,7 @@ class TwoKernelSm90(KernelFamily):
         return space.illegal_reason(problem, config, router=False)
 
     def default_config(self, problem: RouterProblem, m: int) -> TwoKernelConfig:
-        return TwoKernelConfig()
+        return TwoKernelConfig(**asdict(space.default_config(problem, m)))
 
     def compile(self, problem: RouterProblem, config: TwoKernelConfig, target: str) -> Any:
         from kernels.sm90.launch import compile_two_kernel
