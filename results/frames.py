@@ -12,9 +12,7 @@ import pandas as pd
 from scipy.stats import gmean
 
 from harness.record import Outcome, TrialRecord
-from results.study import Study, device_name, timed_group, usable
-
-CONFIG_PREFIX = "config."
+from results.study import CONFIG_PREFIX, Study, device_name, timed_group, usable
 
 
 def _identity(trial: int, record: TrialRecord) -> dict[str, object]:

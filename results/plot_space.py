@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from harness.record import Outcome
-from results.frames import CONFIG_PREFIX, outcomes, slowdowns, trials_frame
-from results.study import Study
+from results.frames import outcomes, slowdowns, trials_frame
+from results.study import CONFIG_PREFIX, Study
 from results.style import (
     BLUE,
     GREY,

@@ -6,6 +6,7 @@ refuses more than one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,12 @@ STUDY_SCHEMA = "routertune.study/1"
 CANDIDATE = "candidate"
 BASELINE = "baseline"
 CONFIRMATION = "confirmation"
+
+# What a config's columns are called in a table: `config.<parameter>`.
+CONFIG_PREFIX = "config."
+
+# What only a trial that was run can end as.
+RAN = frozenset({Outcome.OK, Outcome.WRONG_RESULT, Outcome.CRASHED, Outcome.TIMEOUT, Outcome.UNSTABLE})
 
 Objective = Literal["cold", "warm"]
 
@@ -83,6 +90,11 @@ class Study:
         return tuple(record for record in self.records if record.role == role)
 
     @property
+    def was_run(self) -> bool:
+        """Whether any trial reached an executor, timed or not."""
+        return any(record.outcome in RAN for record in self.records)
+
+    @property
     def candidates(self) -> tuple[TrialRecord, ...]:
         return self.role(CANDIDATE)
 
@@ -102,6 +114,11 @@ def config_key(record: TrialRecord) -> ConfigKey:
 def config_label(record: TrialRecord) -> str:
     """The config on one line, in the order of its fields."""
     return " ".join(f"{name}={value}" for name, value in record.config.items())
+
+
+def short_reason(record: TrialRecord) -> str:
+    """The reason with its numbers masked: failures of one kind have one."""
+    return re.sub(r"0x[0-9a-fA-F]+|\d+(\.\d+)?", "#", record.reason)
 
 
 def device_name(record: TrialRecord) -> str:

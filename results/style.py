@@ -64,15 +64,17 @@ def finish(figure: Figure, study: Study, title: str, subtitle: str) -> None:
     group = timed_group(study.records)
     if group and group.source is Source.MODELLED:
         figure.text(
-            0.5, 0.5, "MODELLED", fontsize=11 * min(width, 1.5 * height), fontweight="bold", color=VERMILION, alpha=0.16,
-            rotation=24, ha="center", va="center", zorder=100,
+            0.5, 0.5, "MODELLED", fontsize=11 * min(width, 1.5 * height), fontweight="bold", color=VERMILION,
+            alpha=0.16, rotation=24, ha="center", va="center", zorder=100,
         )  # fmt: skip
 
 
 def caption(study: Study) -> str:
     """Source and device, study, date and commit, on one line."""
     group = timed_group(study.records)
-    if group is None:
+    if group is None and study.was_run:
+        source = f"nothing was timed, for {study.info.target}"
+    elif group is None:
         source = f"nothing was run: compiled only, for {study.info.target}"
     elif group.source is Source.MODELLED:
         source = f"MODELLED by the simulator for {study.info.target}, not measured"

@@ -1,0 +1,93 @@
+"""The report's first table: the best config at each M, beside the floor and the two-kernel path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from results.choose import Choice
+from results.frames import trials_frame
+from results.markdown import bullets, images, number, table
+from results.stats import Verdict, median_interval
+from results.study import ConfigKey, Study, config_key
+
+HEADER = (
+    "M", "config", "cold µs", "warm µs", "95 % interval", "floor µs", "floor / time", "M tokens/s", "TFLOP/s",
+    "GB/s", "two kernels µs", "two kernels / fused", "verdict",
+)  # fmt: skip
+VERDICT_WORDS = {
+    Verdict.FASTER: "fused is faster",
+    Verdict.SLOWER: "**two kernels are faster**",
+    Verdict.TIE: "tie",
+}
+TIE_RULE = "the fixed rule chose (fewer registers, less shared memory, then by the config)"
+
+
+def best(study: Study, choices: Sequence[Choice], plots_in: Path) -> str:
+    if not choices:
+        return ""
+    names: dict[ConfigKey, str] = {}
+    for choice in choices:
+        names.setdefault(config_key(choice.best.record), f"C{len(names) + 1}")
+    return "\n\n".join(
+        [
+            "## The best config at each M",
+            f"Median times per launch; rates and shares are of the {study.info.objective} time, and the "
+            "interval is that of its median. The floor is what the device's own copy and matrix rates, "
+            "measured in the same run, allow.",
+            table(HEADER, [_row(choice, names[config_key(choice.best.record)]) for choice in choices]),
+            _how_chosen(choices),
+            *images(plots_in, "latency"),
+            "The configs:",
+            _config_table(choices, names),
+        ]
+    )
+
+
+def _row(choice: Choice, name: str) -> tuple[object, ...]:
+    low, high = median_interval(choice.best.time(choice.objective).samples_us)
+    at = choice.best.record.at(choice.m)
+    return (
+        choice.m,
+        name,
+        number(choice.best.cold.median_us),
+        number(choice.best.warm.median_us),
+        f"{number(low)} to {number(high)}",
+        number(choice.best.floor_us),
+        f"{choice.floor_share:.0%}",
+        number(choice.m / choice.best_us),
+        number(at.flops / choice.best_us * 1e-6) if at else "",
+        number(at.bytes_moved / choice.best_us * 1e-3) if at else "",
+        number(choice.baseline_us) if choice.baseline_us else "not measured",
+        f"{choice.speedup:.2f}×" if choice.speedup else "",
+        VERDICT_WORDS[choice.verdict] if choice.verdict else "",
+    )
+
+
+def _how_chosen(choices: Sequence[Choice]) -> str:
+    confirmed = [choice for choice in choices if choice.confirmed]
+    items = []
+    if confirmed:
+        tokens = ", ".join(f"{choice.m} ({choice.best.rounds} rounds)" for choice in confirmed)
+        items.append(f"Confirmed by measuring the finalists again, interleaved, at M = {tokens}.")
+    for choice in choices:
+        if choice.tied:
+            others = "1 other config is" if len(choice.tied) == 1 else f"{len(choice.tied)} other configs are"
+            items.append(f"M = {choice.m}: {others} as fast within the noise; {TIE_RULE}.")
+    return bullets(items)
+
+
+def _config_table(choices: Sequence[Choice], names: dict[ConfigKey, str]) -> str:
+    """Parameters down, the chosen configs across."""
+    chosen = {names[config_key(choice.best.record)]: choice.best.record for choice in choices}
+    parameters = dict.fromkeys(name for record in chosen.values() for name in record.config)
+    rows: list[tuple[object, ...]] = [
+        (f"`{name}`", *(f"{record.config.get(name, '')}".lower() for record in chosen.values()))
+        for name in parameters
+    ]
+    used = trials_frame(list(chosen.values()))
+    rows += [
+        ("registers per thread", *(number(value) for value in used["registers"])),
+        ("spilled bytes per thread", *(number(value) for value in used["spill_bytes"])),
+    ]
+    return table(("parameter", *chosen), rows)
