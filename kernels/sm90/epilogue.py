@@ -267,7 +267,11 @@ class RouterEpilogue(Epilogue):
             top = self.read_list(overlay, first_row + row, lane, place, (row < share) & (lane < lists))
             top.merge_lanes(lanes)
             if lane == 0 and row < share and token < out.weights.shape[0]:
-                write_row(top, self.problem, out, token)
+                self.write(top, out, token)
+
+    def write(self, top: TopK, out: Outputs, token: Int32) -> None:
+        """Write one finished row."""
+        write_row(top, self.problem, out, token)
 
     @cute.jit
     def read_list(

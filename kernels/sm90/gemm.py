@@ -339,7 +339,7 @@ class Sm90RouterGemm:
         step = Int32(first_step)
         read = pipeline.PipelineState(stages, step, step % stages, (step // stages) % 2)
         release = pipeline.PipelineState(stages, step, step % stages, (step // stages) % 2)
-        accumulator.fill(0.0)
+        self.clear(accumulator, step)
         tiled_mma.set(warpgroup.Field.ACCUMULATE, True)
         warpgroup.fence()
         # One wgmma group stays in flight: a stage is released once the next one's MMA has been issued.
@@ -353,6 +353,10 @@ class Sm90RouterGemm:
             read.advance()
         warpgroup.wait_group(0)
         ring.consumer_release(release)
+
+    def clear(self, accumulator: cute.Tensor, first_step: Int32) -> None:
+        """Start an expert tile, whose first step of the ring is `first_step`."""
+        accumulator.fill(0.0)
 
     @cute.jit
     def multiply_stage(

@@ -14,7 +14,7 @@ from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream
 
 from kernels.problem import RouterProblem
 from kernels.sm90.config import Sm90Config
-from kernels.sm90.epilogue import Epilogue, LogitsEpilogue, RouterEpilogue
+from kernels.sm90.epilogue import LogitsEpilogue
 from kernels.sm90.gate import GateKernel
 from kernels.sm90.gemm import Sm90RouterGemm
 
@@ -43,11 +43,13 @@ def _compile(launch: Any, problem: RouterProblem) -> Any:
     )
 
 
-def compile_fused(
-    problem: RouterProblem, config: Sm90Config, epilogue: type[Epilogue] = RouterEpilogue
-) -> Any:
+def compile_fused(problem: RouterProblem, config: Sm90Config) -> Any:
     """The fused router as a callable `launch(a, b, bias, alpha, workspace, weights, ids)`."""
-    kernel = Sm90RouterGemm(problem, config, epilogue)
+    return compile_gemm(Sm90RouterGemm(problem, config), problem)
+
+
+def compile_gemm(kernel: Sm90RouterGemm, problem: RouterProblem) -> Any:
+    """One GEMM with its epilogue as a `launch`, whatever class it is of; the workspace stays unused."""
 
     @cute.jit
     def launch(

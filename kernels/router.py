@@ -1,0 +1,189 @@
+"""The public wrapper: torch tensors in, ids and weights out, on whatever kernel suits the device and M.
+
+    weights, ids = run_nvfp4_fused_router(activations, linear, "deepseek-v4-pro", bias=bias)
+
+What is computed follows from the operands. With an `Nvfp4Linear`, the product is the block-scaled NVFP4 one:
+raw activations are quantized first (unless told otherwise), and alpha undoes both global scales. With a plain
+bf16 weight it is the bf16 product. A GPU without FP4 tensor cores gets NVFP4 operands dequantized without
+their global scale, which is exact in bf16, so the result differs from FP4 hardware's only by accumulation
+order; the weight's dequantization is cached in the layer, the activations' happens in every call.
+
+The kernel is compiled on first use of a config and kept; one compiled kernel serves every M. The config is
+the caller's, or the best known for the problem, target and M (`kernels.best`), or a fair default.
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+
+from kernels.best import best_known_config
+from kernels.families import family
+from kernels.linear import Nvfp4Linear
+from kernels.nvfp4 import Nvfp4Tensor, dequantize_exact_bf16, quantize_activation_nvfp4
+from kernels.problem import RouterProblem, preset
+
+ALIGNMENT_BYTES = 16  # TMA's: of a tensor's first byte and of its row stride
+# Which kernels run on a device of each compute capability, by the path that the caller asks for.
+TARGETS = {(9, 0): "sm_90a"}
+FAMILIES = {("sm_90a", "fused"): "fused_sm90", ("sm_90a", "two_kernel"): "two_kernel_sm90"}
+
+
+def run_nvfp4_fused_router(
+    activations: torch.Tensor | Nvfp4Tensor,
+    weight: torch.Tensor | Nvfp4Linear,
+    problem: RouterProblem | str,
+    *,
+    bias: torch.Tensor | None = None,
+    path: str = "fused",
+    quantize_activations: bool = True,
+    config: Any = None,
+    out: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Route every token: (weights [M, k] fp32, ids [M, k] int32), by descending biased score.
+
+    Args:
+        activations: [M, K] bf16, contiguous and 16-byte aligned, or already quantized.
+        weight: the router weight: a layer after `finalize_weights()`, or [E, K] bf16.
+        problem: what to compute, or a preset's name.
+        bias: the selection bias [E] fp32; required exactly when the problem has one.
+        path: "fused", or "two_kernel" for the GEMM and gate kernel it replaces.
+        quantize_activations: whether raw activations are quantized to NVFP4 when the weight is NVFP4.
+        config: a config of the chosen kernel family; None chooses the best known one.
+        out: where to write (weights, ids); None allocates.
+
+    The launch is asynchronous on the current stream. Raises `ValueError` for a wrong shape, dtype, device,
+    alignment or config, with the value and what to do.
+    """
+    problem = preset(problem) if isinstance(problem, str) else problem
+    b, b_alpha = _weight_operand(weight, problem)
+    target = _target(b.device)
+    a, alpha = _activation_operand(activations, b_alpha, problem, b.device, quantize_activations)
+    bias = _bias_operand(bias, problem, b.device)
+    m = a.shape[0]
+    weights, ids = out if out is not None else _allocate(m, problem, b.device)
+    _require(weights, "out weights", (m, problem.top_k), torch.float32, b.device)
+    _require(ids, "out ids", (m, problem.top_k), torch.int32, b.device)
+    if m == 0:
+        return weights, ids
+    if (target, path) not in FAMILIES:
+        raise ValueError(f"path = {path!r}: must be 'fused' or 'two_kernel'")
+    kernels = family(FAMILIES[target, path])
+    if config is None:
+        config = best_known_config(kernels, problem, target, m)
+    launch = _compiled(kernels.name, problem, config, target)
+    workspace = torch.empty(
+        kernels.workspace_elements(problem, config, m), dtype=torch.float32, device=b.device
+    )
+    with torch.cuda.device(b.device):
+        launch(a, b, bias, alpha, workspace, weights, ids)
+    return weights, ids
+
+
+@lru_cache(maxsize=256)
+def _compiled(name: str, problem: RouterProblem, config: Any, target: str) -> Any:
+    """The compiled launcher of one config; raises `ValueError` for an illegal one."""
+    kernels = family(name)
+    if not isinstance(config, kernels.config_type):
+        raise ValueError(f"config is a {type(config).__name__}: {name} takes {kernels.config_type.__name__}")
+    reason = kernels.illegal_reason(problem, config, target)
+    if reason is not None:
+        raise ValueError(f"illegal config for {problem.name} on {target}: {reason}")
+    return kernels.compile(problem, config, target)
+
+
+def _target(device: torch.device) -> str:
+    if device.type != "cuda":
+        raise ValueError(f"the weight is on {device}: move it and the activations to a CUDA device")
+    capability = torch.cuda.get_device_capability(device)
+    if capability not in TARGETS:
+        known = ", ".join(f"{major}.{minor}" for major, minor in TARGETS)
+        raise ValueError(
+            f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]}: "
+            f"there are kernels for {known}"
+        )
+    return TARGETS[capability]
+
+
+def _weight_operand(
+    weight: torch.Tensor | Nvfp4Linear, problem: RouterProblem
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """B [E, K] in bf16, and the factor [1] fp32 that its logits still need (None: none)."""
+    shape = (problem.experts, problem.hidden)
+    if isinstance(weight, Nvfp4Linear):
+        b = weight.dequantized_bf16()
+        _require(b, "the layer's weight", shape, torch.bfloat16, b.device)
+        return b, weight.alpha()
+    _require(weight, "weight", shape, torch.bfloat16, weight.device)
+    return weight, None
+
+
+def _activation_operand(
+    activations: torch.Tensor | Nvfp4Tensor,
+    b_alpha: torch.Tensor | None,
+    problem: RouterProblem,
+    device: torch.device,
+    quantize: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A [M, K] in bf16 and alpha [1] fp32 for the product of both operands."""
+    if isinstance(activations, torch.Tensor):
+        if activations.ndim != 2:
+            raise ValueError(
+                f"activations have shape {tuple(activations.shape)}: must be [M, {problem.hidden}]"
+            )
+        shape = (activations.shape[0], problem.hidden)
+        _require(activations, "activations", shape, torch.bfloat16, device)
+        if b_alpha is None or not quantize or activations.shape[0] == 0:
+            return activations, _one(device) if b_alpha is None else b_alpha
+        activations = quantize_activation_nvfp4(activations)
+    a = dequantize_exact_bf16(activations)
+    _require(a, "quantized activations", (a.shape[0], problem.hidden), torch.bfloat16, device)
+    alpha = activations.alpha() if b_alpha is None else activations.alpha() * b_alpha
+    return a, alpha.reshape(1)
+
+
+def _bias_operand(bias: torch.Tensor | None, problem: RouterProblem, device: torch.device) -> torch.Tensor:
+    if not problem.bias:
+        if bias is not None:
+            raise ValueError(f"{problem.name} has no selection bias: leave bias out")
+        return _zeros(problem.experts, device)
+    if bias is None:
+        raise ValueError(f"{problem.name} selects with a bias: pass bias, [{problem.experts}] fp32")
+    _require(bias, "bias", (problem.experts,), torch.float32, device)
+    return bias
+
+
+def _allocate(m: int, problem: RouterProblem, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (m, problem.top_k)
+    return (
+        torch.empty(shape, dtype=torch.float32, device=device),
+        torch.empty(shape, dtype=torch.int32, device=device),
+    )
+
+
+@cache
+def _one(device: torch.device) -> torch.Tensor:
+    return torch.ones(1, dtype=torch.float32, device=device)
+
+
+@cache
+def _zeros(experts: int, device: torch.device) -> torch.Tensor:
+    return torch.zeros(experts, dtype=torch.float32, device=device)
+
+
+def _require(
+    tensor: torch.Tensor, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    """Raise `ValueError` unless `tensor` is what the kernel can read where it lies."""
+    if tensor.device != device:
+        raise ValueError(f"{name} on {tensor.device}, the weight on {device}: move one of them")
+    if tensor.dtype != dtype:
+        raise ValueError(f"{name} of {tensor.dtype}: must be {dtype}")
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)}: must be {shape}")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} with strides {tensor.stride()}: must be contiguous, call .contiguous()")
+    if dtype is torch.bfloat16 and tensor.data_ptr() % ALIGNMENT_BYTES:
+        raise ValueError(f"{name} begins off a {ALIGNMENT_BYTES}-byte boundary: clone it")
