@@ -112,6 +112,23 @@ def config_params(config: Any) -> dict[str, ParamValue]:
     return asdict(config)
 
 
+def parse_params(
+    family: KernelFamily, problem: RouterProblem, assignments: Iterable[str]
+) -> dict[str, ParamValue]:
+    """Parameters written as `name=value`; raises `SpecError` naming the known names or choices."""
+    space = family.space(problem)
+    params: dict[str, ParamValue] = {}
+    for assignment in assignments:
+        name, _, text = assignment.partition("=")
+        if name not in space:
+            raise SpecError(f"{family.name} has no parameter {name!r}: it has {', '.join(space)}")
+        known = {str(choice).lower(): choice for choice in space[name]}
+        if text.lower() not in known:
+            raise SpecError(f"{family.name}: {name} cannot be {text!r}: its choices are {', '.join(known)}")
+        params[name] = known[text.lower()]
+    return params
+
+
 def config_id(params: Mapping[str, ParamValue]) -> str:
     """A config's short name: the same for the same parameters in any order, on any machine."""
     return sha256(msgspec.json.encode(dict(params), order="sorted")).hexdigest()[:10]

@@ -1,0 +1,328 @@
+"""The command line: `routertune COMMAND`. Exit statuses are listed in `sweeps.errors`.
+
+Nothing heavy is imported before a command needs it: torch, Optuna and the DSL take seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sweeps.errors import STOPPED, exit_status
+
+Command = Callable[..., Any]
+
+
+class OneLineError(click.ClickException):
+    """A user's mistake, shown as one line."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(" ".join(message.split()))
+        self.exit_code = status
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"error: {self.message}", err=True)
+
+
+class Commands(click.Group):
+    """Shows users' mistakes as one line, unless `--debug` asks for the traceback, and lists commands in the
+    order in which they are used."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            raise OneLineError("stopped; everything told is stored", STOPPED) from None
+        except Exception as error:
+            status = exit_status(error)
+            if status is None or ctx.params["debug"]:
+                raise
+            raise OneLineError(str(error), status) from None
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def examples(*lines: str) -> str:
+    """An epilog that click does not rewrap."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def sweep_options(command: Command) -> Command:
+    """What names a sweep."""
+    options = (
+        click.option("--spec", "spec_name", metavar="NAME|FILE", help="A committed sweep or a TOML file."),
+        click.option("--problem", metavar="PRESET", help="Another problem than the sweep's."),
+        click.option("--target", help="Another target than the sweep's, such as sm_90a."),
+    )
+    return _apply(command, options)
+
+
+def study_options(command: Command) -> Command:
+    """Where a study is kept."""
+    options = (
+        click.option("--storage", metavar="URL|FILE", help="Optuna storage.  [default: runs/STUDY.db]"),
+        click.option("--study", metavar="NAME", help="The study's name.  [default: SPEC-TARGET]"),
+    )
+    return _apply(command, options)
+
+
+def compile_options(command: Command) -> Command:
+    """How candidates are compiled."""
+    options = (
+        click.option(
+            "--workers", type=click.IntRange(min=1), help="Compile processes.  [default: one per core]"
+        ),
+        click.option("--cache", type=click.Path(), help="Artifact cache.  [default: ~/.cache/routertune]"),
+    )
+    return _apply(command, options)
+
+
+def _apply(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _spec(spec_name: str | None, problem: str | None, target: str | None, **search: Any) -> Any:
+    from sweeps.spec import DEFAULT_SPEC, load_spec
+
+    overrides = {f"search.{key}": value for key, value in search.items() if value is not None}
+    if target is not None:
+        overrides["target"] = target
+    if problem is not None:
+        # Another problem is another study: its name must not be the spec's own.
+        overrides |= {"problem": problem, "name": f"{Path(spec_name or DEFAULT_SPEC).stem}-{problem}"}
+    return load_spec(spec_name or DEFAULT_SPEC, overrides)
+
+
+def _found(spec_name: str | None, problem: str | None, target: str | None, **place: str | None) -> Any:
+    from sweeps.places import find_place
+
+    named = any((spec_name, problem, target))
+    return find_place(_spec(spec_name, problem, target) if named else None, place["storage"], place["study"])
+
+
+def _loaded(place: Any) -> Any:
+    """The results room's view of a study; a storage with one study needs no name."""
+    from results.load import load_study
+    from sweeps.store import open_storage, read_study
+
+    storage = open_storage(place.storage)
+    return load_study(storage, read_study(storage, place.study).study_name)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=examples(
+        "routertune sweep                      tune the default problem (what `make sweep` runs)",
+        "routertune sweep --spec quick         a few configs, some minutes",
+        "routertune plot && routertune report  of the sweep that was written last",
+        "routertune export --install           best config per M, where the public wrapper finds it",
+    ),
+)
+@click.version_option(package_name="routertune")
+@click.option("--debug", is_flag=True, help="Show the traceback of a mistake, too.")
+def main(debug: bool) -> None:
+    """Autotune the fused MoE router: compile, check, time, record and choose."""
+
+
+@main.command(
+    epilog=examples(
+        "routertune sweep",
+        "routertune sweep --spec small-batch --minutes 20",
+        "routertune sweep --spec my-sweep.toml --trials 300",
+        "routertune sweep --problem kimi-k2 --storage postgresql://tuner@db/sweeps",
+    )
+)
+@sweep_options
+@study_options
+@click.option(
+    "--executor",
+    type=click.Choice(["auto", "cuda", "none"]),
+    default="auto",
+    show_default=True,
+    help="What runs candidates; auto: the GPU where there is one for the target, else none (compile only).",
+)
+@click.option("--trials", type=int, help="Budget of configs, over all runs of the study.")
+@click.option("--minutes", type=float, help="Time budget of this run's search.")
+@click.option("--workers", type=click.IntRange(min=1), help="Compile processes.  [default: one per core]")
+def sweep(
+    spec_name: str | None,
+    problem: str | None,
+    target: str | None,
+    storage: str | None,
+    study: str | None,
+    executor: str,
+    trials: int | None,
+    minutes: float | None,
+    workers: int | None,
+) -> None:
+    """Sweep: compile, check, time and record candidates.
+
+    Ctrl-C finishes the trial that is being measured and stops; the same command goes on from there. Without a
+    GPU for the target the candidates are compiled and nothing is run.
+    """
+    spec = _spec(spec_name, problem, target, trials=trials, minutes=minutes)
+    from sweeps.run import run_sweep
+
+    if run_sweep(spec, storage=storage, study=study, executor=executor, workers=workers):
+        raise click.exceptions.Exit(STOPPED)
+
+
+@main.command(epilog=examples("routertune status", "routertune status --study default-sm_90a"))
+@sweep_options
+@study_options
+def status(**named: Any) -> None:
+    """Where a sweep stands: outcomes, the best so far, the tuner's own overhead."""
+    from sweeps.progress import summary
+    from sweeps.store import open_storage, read_info, read_study, records
+
+    place = _found(**named)
+    opened = read_study(open_storage(place.storage), place.study)
+    info = read_info(opened)
+    click.echo(f"{info.name}: {info.family} for {info.problem['name']} on {info.target}, {info.source}")
+    click.echo(f"space: {info.legal_size} legal of {info.space_size} configs")
+    metric = "warm" if info.objective == "warm" else "cold"
+    click.echo(summary(records(opened), metric, info.m_values))
+    if (overhead := opened.user_attrs.get("overhead_ms")) is not None:
+        click.echo(f"tuner's own time: {overhead} ms per trial")
+
+
+@main.command(epilog=examples("routertune plot", "routertune plot --spec quick --output plots"))
+@sweep_options
+@study_options
+@click.option("--output", type=click.Path(path_type=Path), help="A folder.  [default: runs/STUDY]")
+def plot(output: Path | None, **named: Any) -> None:
+    """Pictures: latency against M, the sweep's progress, what each parameter does, outcomes."""
+    from results.plots import write_plots
+
+    place = _found(**named)
+    for path in write_plots(_loaded(place), output or place.results):
+        click.echo(path)
+
+
+@main.command(epilog=examples("routertune report", "routertune report --spec quick --output report"))
+@sweep_options
+@study_options
+@click.option("--output", type=click.Path(path_type=Path), help="A folder.  [default: runs/STUDY]")
+def report(output: Path | None, **named: Any) -> None:
+    """A report that a person can read."""
+    from results.report import write_report
+
+    place = _found(**named)
+    click.echo(write_report(_loaded(place), output or place.results))
+
+
+@main.command(epilog=examples("routertune export", "routertune export --install --spec small-batch"))
+@sweep_options
+@study_options
+@click.option("--output", type=click.Path(path_type=Path), help="A file.  [default: runs/best/...]")
+@click.option("--install", is_flag=True, help="Put it where the public wrapper finds it, too.")
+def export(output: Path | None, install: bool, **named: Any) -> None:
+    """The best config at each M as JSON, with where it comes from."""
+    from results.export import export_best
+    from sweeps.places import RUNS, best_file, install_best
+
+    loaded = _loaded(_found(**named))
+    name = best_file(loaded.info.problem["name"], loaded.info.target)
+    path = output or RUNS / "best" / name
+    table = export_best(loaded, path)
+    click.echo(f"{path}: {len(table.entries)} values of M, {table.source} on {table.device}")
+    if install:
+        click.echo(f"installed as {install_best(table, name)}")
+
+
+@main.command(epilog=examples("routertune pack --spec quick --output quick.tar"))
+@sweep_options
+@click.option("--trials", type=int, help="How many configs.")
+@click.option("--workers", type=click.IntRange(min=1), help="Compile processes.  [default: one per core]")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The pack to write.")
+def pack(
+    spec_name: str | None,
+    problem: str | None,
+    target: str | None,
+    trials: int | None,
+    workers: int | None,
+    output: Path,
+) -> None:
+    """Compile a sweep's configs and pack them for a GPU host without network or compiler."""
+    from sweeps.transfer import write_sweep_pack
+
+    spec = _spec(spec_name, problem, target, trials=trials)
+    click.echo(f"{output}: {write_sweep_pack(spec, output, workers)} artifacts")
+
+
+@main.command(epilog=examples("routertune measure quick.tar --output records.jsonl"))
+@click.argument("pack", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The records to write.")
+def measure(pack: Path, output: Path) -> None:
+    """Check and time the artifacts of a pack on this host's GPU; goes on where it stopped."""
+    from sweeps.transfer import measure_on_gpu
+
+    click.echo(f"{output}: {measure_on_gpu(pack, output)} records")
+
+
+@main.command(epilog=examples("routertune collect records.jsonl --spec quick"))
+@click.argument("records", type=click.Path(path_type=Path))
+@sweep_options
+@study_options
+def collect(records: Path, storage: str | None, study: str | None, **named: Any) -> None:
+    """Bring records that `measure` wrote into a study; records that are there already are left alone."""
+    from sweeps.transfer import collect_records
+
+    added, known, place = collect_records(records, _spec(**named), storage, study)
+    click.echo(f"{place.storage}: {added} records added, {known} were there already")
+
+
+@main.command(epilog=examples("routertune space", "routertune space --spec small-batch"))
+@sweep_options
+def space(**named: Any) -> None:
+    """A sweep's search space: parameters, choices, and how many configs are legal."""
+    from kernels.families import family
+    from sweeps.space import Space
+
+    spec = _spec(**named)
+    found = Space(family(spec.family), spec.problem, spec.target, spec.parameters)
+    click.echo(f"{spec.family} for {spec.problem.name} on {spec.target}")
+    for name, choices in found.choices.items():
+        kept = spec.parameters.get(name, choices)
+        click.echo(f"  {name:16} {', '.join(str(choice) for choice in choices if choice in kept)}")
+    click.echo(f"{len(found)} legal of {found.size} configs")
+
+
+@main.command("check-config", epilog=examples("routertune check-config tile_m=64 tile_n=128 stages=4"))
+@click.argument("assignments", metavar="[NAME=VALUE]...", nargs=-1)
+@sweep_options
+def check_config(assignments: tuple[str, ...], **named: Any) -> None:
+    """Whether a config is legal, and why not; what is not said is the family's default."""
+    from kernels.families import family
+    from sweeps.space import config_params, parse_params
+
+    spec = _spec(**named)
+    of = family(spec.family)
+    params = config_params(of.default_config(spec.problem, spec.m_values[0]))
+    params |= parse_params(of, spec.problem, assignments)
+    reason = of.illegal_reason(spec.problem, of.config(params), spec.target)
+    click.echo(" ".join(f"{name}={value}" for name, value in params.items()))
+    click.echo("legal" if reason is None else f"illegal: {reason}")
+
+
+@main.command(epilog=examples("routertune bench", "routertune bench --trials 500"))
+@click.option("--trials", type=click.IntRange(min=1), default=200, show_default=True)
+def bench(trials: int) -> None:
+    """The tuner's own overhead per trial, with a pool and an executor that take no time."""
+    from sweeps.bench import overhead_ms
+
+    click.echo(f"tuner's own time: {overhead_ms(trials):.1f} ms per trial over {trials} trials")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

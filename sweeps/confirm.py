@@ -1,0 +1,71 @@
+"""Measure the winners again: a sweep's own measurement of its winner is the luckiest of many.
+
+Every round measures all finalists and the baseline once, in a new random order, so that whatever drifts
+meanwhile (clocks, temperature) meets them alike. The records have the role `confirmation`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import optuna
+from tqdm import tqdm
+
+from harness.record import Outcome, ParamValue, TrialRecord
+from sweeps import store
+from sweeps.job import Job, Workshop
+from sweeps.objective import Metric, floor_ratio
+from sweeps.space import config_id
+from sweeps.stop import StopRequest
+
+
+def finalists(
+    records: Iterable[TrialRecord], count: int, metric: Metric, m_values: Sequence[int]
+) -> list[dict[str, ParamValue]]:
+    """The configs of the `count` best ok candidates by the objective and at each M, each config once."""
+    eligible = [
+        record
+        for record in records
+        if record.role == "candidate" and record.outcome is Outcome.OK and all(map(record.at, m_values))
+    ]
+
+    def ranking(over: Sequence[int]) -> Callable[[TrialRecord], float]:
+        return lambda record: floor_ratio(record, metric, over)
+
+    chosen = {}
+    for over in (m_values, *([m] for m in m_values)):
+        for record in sorted(eligible, key=ranking(over))[:count]:
+            chosen[config_id(record.config)] = dict(record.config)
+    return list(chosen.values())
+
+
+def rounds_left(records: Iterable[TrialRecord], jobs: Iterable[Job], rounds: int) -> int:
+    """How many rounds are left for these jobs together.
+
+    One newcomer means all rounds again for all: only measurements made side by side decide between them.
+    """
+    done = Counter(
+        (record.family, config_id(record.config)) for record in records if record.role == "confirmation"
+    )
+    fewest = min((done[job.family.name, config_id(job.params)] for job in jobs), default=rounds)
+    return max(0, rounds - fewest)
+
+
+def confirm(
+    study: optuna.Study, workshop: Workshop, jobs: Sequence[Job], rounds: int, stop: StopRequest
+) -> None:
+    """Measure each job `rounds` times, interleaved, and store the records."""
+    compiled = [workshop.compile(job) for job in jobs]  # hits in the cache
+    jobs = [replace(job, compiled=future.result()) for job, future in zip(jobs, compiled, strict=True)]
+    order = np.random.default_rng(workshop.seed)
+    with tqdm(total=rounds * len(jobs), desc="confirming", disable=None, dynamic_ncols=True) as bar:
+        for round_ in range(rounds):
+            for index in order.permutation(len(jobs)):
+                if stop.asked:
+                    return
+                job = replace(jobs[index], seed=jobs[index].seed + round_)
+                store.add(study, workshop.record(job, workshop.measure(job)))
+                bar.update()

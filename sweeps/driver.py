@@ -1,0 +1,213 @@
+"""The driver: ask, compile, measure, tell, until the budget or the space is used up.
+
+    ask --> compile pool (several in flight) --> one measuring thread --> record --> tell
+
+Candidates are asked ahead of measuring, so that compiled ones queue for the executor and the GPU never waits
+for the main thread: the measuring thread takes the next in the order in which compiles end, while the main
+thread asks and tells. Without an executor the same sweep compiles everything and runs nothing.
+
+Whatever stops a sweep, the trial that is being measured is waited for and recorded; those behind it are
+released, to be asked first by the next run with their artifacts in the cache. When the process is killed
+instead, `store.recover` does the same at the next start; what was in flight is measured again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from harness.compile_result import CompileResult
+from harness.executor import Evaluation
+from harness.record import ParamValue, TrialRecord
+from kernels.family import KernelFamily
+from sweeps import store
+from sweeps.confirm import confirm, finalists, rounds_left
+from sweeps.job import Job, Workshop
+from sweeps.objective import told_value
+from sweeps.progress import Progress
+from sweeps.sampler import SnappingSampler
+from sweeps.space import Space
+from sweeps.spec import SweepSpec
+from sweeps.stop import StopRequest
+
+# How often a stop request and the end of the time budget are looked for while nothing happens.
+POLL_S = 0.2
+# Asked and not told, per compile worker: one compiles while the next is ready. More would make TPE propose
+# on old knowledge.
+AHEAD_PER_WORKER = 2
+
+
+class Ending(StrEnum):
+    """Why a search ended."""
+
+    TRIALS = "the budget of trials is used up"
+    MINUTES = "the time budget is used up"
+    EXHAUSTED = "every legal config has been tried"
+    STOPPED = "stopped on request; the same command goes on from here"
+
+
+class Driver:
+    """One run of a sweep; `run` may be called once. `baseline` is measured beside the candidates."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        space: Space,
+        study: optuna.Study,
+        sampler: SnappingSampler,
+        workshop: Workshop,
+        *,
+        baseline: tuple[KernelFamily, dict[str, ParamValue]] | None,
+        stop: StopRequest,
+    ) -> None:
+        self._spec = spec
+        self._space = space
+        self._study = study
+        self._sampler = sampler
+        self._workshop = workshop
+        self._baseline = baseline
+        self._stop = stop
+        self._distributions = space.distributions()
+        self._pending: dict[Future[Any], Job] = {}
+        self._asked = 0
+        self._own_s = 0.0
+        self._told = 0
+
+    @property
+    def overhead_ms(self) -> float:
+        """The tuner's own time per trial of this run: asking, submitting, recording and telling."""
+        return 1e3 * self._own_s / max(1, self._told)
+
+    def run(self) -> Ending:
+        """Search, then confirm the finalists; returns why the search ended. Raises `ExecutorError` when
+        the executor itself breaks; everything told until then is stored."""
+        store.recover(self._study, self._value, len(self._distributions))
+        known = store.records(self._study)
+        self._asked = sum(record.role == "candidate" for record in known)
+        total = min(self._spec.search.trials or len(self._space), len(self._space))
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="measure") as self._measuring,
+            Progress(total, self._asked) as self._progress,
+        ):
+            if self._baseline and not any(record.role == "baseline" for record in known):
+                self._start(Job(*self._baseline, role="baseline", seed=0))
+            ending = self._search()
+        if self._told:
+            self._study.set_user_attr("overhead_ms", round(self.overhead_ms, 3))
+        if ending is not Ending.STOPPED and self._workshop.executor is not None:
+            self._confirm()
+        return Ending.STOPPED if self._stop.asked else ending
+
+    def _search(self) -> Ending:
+        minutes = self._spec.search.minutes
+        deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
+        try:
+            while True:
+                if self._stop.asked:
+                    return Ending.STOPPED
+                if time.monotonic() > deadline:
+                    return Ending.MINUTES
+                with self._own_time():
+                    ending = self._ask_ahead()
+                if ending is not None and not self._pending:
+                    return ending
+                done, _ = wait(self._pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                with self._own_time():
+                    for future in [future for future in self._pending if future in done]:
+                        self._advance(self._pending.pop(future), future)
+        finally:
+            self._drain()
+
+    def _ask_ahead(self) -> Ending | None:
+        """Ask and submit as many as may be in flight; returns why nothing more is to be asked, if so."""
+        ahead = AHEAD_PER_WORKER * self._workshop.pool.workers
+        while len(self._pending) < ahead:
+            if self._spec.search.trials is not None and self._asked >= self._spec.search.trials:
+                return Ending.TRIALS
+            waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            if not waiting and not len(self._sampler.unseen(self._study)):
+                return Ending.EXHAUSTED
+            trial = self._study.ask(self._distributions)
+            self._asked += 1
+            self._start(Job(self._space.family, trial.params, "candidate", seed=trial.number, trial=trial))
+        return None
+
+    def _start(self, job: Job) -> None:
+        # The sampler asks legal configs only; one that was released may have become illegal since.
+        if (reason := self._workshop.illegal_reason(job)) is not None:
+            self._finish(job, self._workshop.record(job, illegal=reason))
+        else:
+            self._pending[self._workshop.compile(job)] = job
+
+    def _advance(self, job: Job, ended: Future[Any]) -> None:
+        try:
+            result: CompileResult | Evaluation = ended.result()
+        except BaseException:
+            self._release(job)
+            raise
+        if isinstance(result, Evaluation):
+            self._finish(job, self._workshop.record(job, result))
+            return
+        job = replace(job, compiled=result)
+        if result.artifact is None or self._workshop.executor is None:
+            self._finish(job, self._workshop.record(job))
+        else:
+            self._pending[self._measuring.submit(self._workshop.measure, job)] = job
+
+    def _finish(self, job: Job, record: TrialRecord) -> None:
+        if job.trial is None:
+            store.add(self._study, record)
+            return
+        value = self._value(record)
+        store.tell(self._study, job.trial, record, value)
+        self._told += 1
+        self._progress.count(record, value)
+
+    def _drain(self) -> None:
+        """End what is pending: record the trial that is being measured, release those behind it."""
+        for future, job in self._pending.items():
+            if not future.cancel() and job.compiled is not None:
+                self._advance(job, future)
+            else:
+                self._release(job)
+        self._pending.clear()
+
+    def _release(self, job: Job) -> None:
+        if job.trial is not None:
+            store.release(self._study, job.trial)
+
+    def _value(self, record: TrialRecord) -> float | None:
+        return told_value(record, self._spec.objective.metric, self._spec.objective_m_values)
+
+    def _confirm(self) -> None:
+        known = store.records(self._study)
+        metric, m_values = self._spec.objective.metric, self._spec.objective_m_values
+        winners = finalists(known, self._spec.confirm.finalists, metric, m_values)
+        if not winners:
+            return
+        entrants = [(self._space.family, params) for params in winners]
+        if self._baseline:
+            entrants.append(self._baseline)
+        # Seeds of their own, in front of any trial's.
+        jobs = [Job(family, params, "confirmation", seed=500_000) for family, params in entrants]
+        confirm(
+            self._study,
+            self._workshop,
+            jobs,
+            rounds_left(known, jobs, self._spec.confirm.rounds),
+            self._stop,
+        )
+
+    @contextmanager
+    def _own_time(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._own_s += time.perf_counter() - start

@@ -1,0 +1,70 @@
+"""Where things are: a sweep's store, its results, and the exported best configs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernels.dispatch_table import DispatchTable, save_table
+from sweeps.errors import StudyError
+from sweeps.spec import SweepSpec
+
+RUNS = Path("runs")
+COMPILED = "-compiled"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A study in a storage. `study` None: the only one there."""
+
+    storage: str
+    study: str | None
+
+    @property
+    def results(self) -> Path:
+        """The folder for what is made of the study: plots and report."""
+        return RUNS / (self.study or Path(self.storage).stem)
+
+
+def place_for(spec: SweepSpec, storage: str | None, study: str | None, *, compiled_only: bool) -> Place:
+    """Where a sweep of `spec` is kept. A sweep that only compiles has a study of its own, so that the folder
+    can be copied to a GPU host and swept there."""
+    name = study or f"{spec.name}-{spec.target}{COMPILED if compiled_only else ''}"
+    return Place(storage or str(RUNS / f"{name}.db"), name)
+
+
+def find_place(spec: SweepSpec | None, storage: str | None, study: str | None) -> Place:
+    """The study to look at: the one named, the sweep's, or with nothing said the one written last.
+
+    Raises `StudyError` when there is none.
+    """
+    if storage is not None:
+        return Place(storage, study)
+    if study is not None:
+        return Place(str(RUNS / f"{study}.db"), study)
+    if spec is not None:
+        places = [place_for(spec, None, None, compiled_only=compiled) for compiled in (False, True)]
+        return next((place for place in places if Path(place.storage).is_file()), places[0])
+    found = max(RUNS.glob("*.db"), key=lambda path: path.stat().st_mtime, default=None)
+    if found is None:
+        raise StudyError(f"{RUNS}/ holds no sweep: run `routertune sweep` first, or name one with --storage")
+    return Place(str(found), None)
+
+
+def best_file(problem: str, target: str) -> str:
+    """The name of an exported table."""
+    return f"{problem}-{target}.json"
+
+
+def best_folder() -> Path:
+    """Where the public wrapper looks for exported tables: $ROUTERTUNE_BEST, or the user's configuration."""
+    chosen = os.environ.get("ROUTERTUNE_BEST")
+    return Path(chosen) if chosen else Path.home() / ".config" / "routertune" / "best"
+
+
+def install_best(table: DispatchTable, name: str) -> Path:
+    """Put `table` where the public wrapper looks; returns the file. Raises `OSError`."""
+    path = best_folder() / name
+    save_table(table, path)
+    return path

@@ -1,0 +1,128 @@
+"""Whatever proposes: never illegal, never twice, and the whole space in the end."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+
+from harness.record import Outcome, Source
+from sweeps import store
+from sweeps.sampler import SnappingSampler, SpaceExhausted, make_sampler
+from sweeps.space import Space
+from tests.sweeps.toys import M_VALUES, PROBLEM, TARGET, ToyFamily, toy_record, toy_time_us
+
+SPACE = Space(ToyFamily(), PROBLEM, TARGET)
+DISTRIBUTIONS = SPACE.distributions()
+
+
+def sampler(kind: str, seed: int) -> SnappingSampler:
+    return make_sampler(SPACE, kind, seed=seed, exhaustive_limit=10, m_values=M_VALUES)  # type: ignore[arg-type]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    kind=st.sampled_from(["exhaustive", "random", "tpe", "auto"]),
+    seed=st.integers(0, 2**31),
+    ahead=st.integers(1, 7),
+    failing=st.integers(1, 5),
+)
+def test_every_legal_config_once_and_nothing_else(kind: str, seed: int, ahead: int, failing: int) -> None:
+    study = optuna.create_study(sampler=sampler(kind, seed))
+    asked: list[int | None] = []
+    running: list[optuna.Trial] = []
+    while len(study.sampler.unseen(study)):  # type: ignore[attr-defined]
+        trial = study.ask(DISTRIBUTIONS)
+        asked.append(SPACE.index(trial.params))
+        running.append(trial)
+        if len(running) == ahead:
+            done = running.pop(trial.number % ahead)
+            good = done.number % failing
+            study.tell(done, toy_time_us(done.params, 1) if good else 1e6)
+    assert sorted(asked) == list(range(len(SPACE)))  # type: ignore[type-var]
+    with pytest.raises(SpaceExhausted):
+        study.ask(DISTRIBUTIONS)
+
+
+def test_the_proposal_is_taken_where_it_is_legal_and_unseen() -> None:
+    class Fixed(RandomSampler):
+        def sample_relative(self, study, trial, search_space):  # type: ignore[no-untyped-def]
+            return dict(wanted)
+
+    wanted = {"tile": 32, "stages": 2, "mode": "split", "early": True}
+    study = optuna.create_study(sampler=SnappingSampler(SPACE, seed=0, proposer=Fixed()))
+    assert study.ask(DISTRIBUTIONS).params == wanted
+    second = study.ask(DISTRIBUTIONS).params
+    assert sum(second[name] != wanted[name] for name in wanted) == 1
+
+
+def test_defaults_come_first() -> None:
+    study = optuna.create_study(sampler=sampler("tpe", 3))
+    first = [study.ask(DISTRIBUTIONS).params for _ in range(2)]
+    assert [params["tile"] for params in first] == [8, 16]
+    assert all(params["stages"] == 2 and params["mode"] == "plain" for params in first)
+
+
+def test_auto_is_exhaustive_up_to_the_limit() -> None:
+    def proposer(limit: int) -> object:
+        made = make_sampler(SPACE, "auto", seed=0, exhaustive_limit=limit, m_values=M_VALUES)
+        return made._proposer
+
+    assert proposer(len(SPACE)) is None
+    assert proposer(len(SPACE) - 1) is not None
+
+
+def test_released_configs_are_asked_again_and_records_without_a_value_are_not() -> None:
+    study = optuna.create_study(sampler=sampler("random", 0))
+    released, compiled = study.ask(DISTRIBUTIONS), study.ask(DISTRIBUTIONS)
+    record = toy_record(compiled.params, Outcome.COMPILED, source=Source.NONE)
+    store.tell(study, compiled, record, None)
+    store.release(study, released)
+    assert study.ask(DISTRIBUTIONS).params == released.params
+    rest = [study.ask(DISTRIBUTIONS).params for _ in range(len(SPACE) - 2)]
+    assert compiled.params not in rest
+    assert released.params not in rest
+
+
+def test_baselines_and_confirmations_do_not_reach_the_sampler() -> None:
+    def asked(extra: bool) -> list[dict[str, object]]:
+        study = optuna.create_study(sampler=sampler("tpe", 5))
+        found = []
+        for _ in range(25):
+            trial = study.ask(DISTRIBUTIONS)
+            found.append(trial.params)
+            if extra:
+                store.add(study, toy_record(trial.params, role="confirmation"))
+            study.tell(trial, toy_time_us(trial.params, 1))
+        return found
+
+    assert asked(extra=True) == asked(extra=False)
+
+
+def test_tpe_learns_from_penalties_to_leave_a_failing_corner() -> None:
+    """All of mode = plain fails. Told as failures to learn from, TPE asks fewer of them than chance would."""
+
+    def plain_share(kind: str, seed: int) -> int:
+        study = optuna.create_study(sampler=sampler(kind, seed))
+        asked = 0
+        for number in range(26):
+            trial = study.ask(DISTRIBUTIONS)
+            fails = trial.params["mode"] == "plain"
+            asked += fails and number >= 16
+            study.tell(trial, 1e6 if fails else toy_time_us(trial.params, 1))
+        return asked
+
+    seeds = range(8)
+    by_tpe = sum(plain_share("tpe", seed) for seed in seeds)
+    by_chance = sum(plain_share("random", seed) for seed in seeds)
+    assert by_tpe < 0.6 * by_chance, (by_tpe, by_chance)
+
+
+def test_trials_in_flight_count_as_asked() -> None:
+    study = optuna.create_study(sampler=sampler("tpe", 1))
+    trials = [study.ask(DISTRIBUTIONS) for _ in range(len(SPACE))]
+    assert len({tuple(trial.params.items()) for trial in trials}) == len(SPACE)
+    assert all(t.state is TrialState.RUNNING for t in study.get_trials())
