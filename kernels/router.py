@@ -22,7 +22,7 @@ import torch
 from kernels.best import best_known_config
 from kernels.families import family
 from kernels.linear import Nvfp4Linear
-from kernels.nvfp4 import Nvfp4Tensor, dequantize_exact_bf16, quantize_activation_nvfp4
+from kernels.nvfp4 import Nvfp4Tensor, dequantize_exact_bf16, global_alpha, quantize_activation_nvfp4
 from kernels.problem import RouterProblem, preset
 
 ALIGNMENT_BYTES = 16  # TMA's: of a tensor's first byte and of its row stride
@@ -58,9 +58,9 @@ def run_nvfp4_fused_router(
     alignment or config, with the value and what to do.
     """
     problem = preset(problem) if isinstance(problem, str) else problem
-    b, b_alpha = _weight_operand(weight, problem)
+    b, b_scale = _weight_operand(weight, problem)
     target = _target(b.device)
-    a, alpha = _activation_operand(activations, b_alpha, problem, b.device, quantize_activations)
+    a, alpha = _activation_operand(activations, b_scale, problem, b.device, quantize_activations)
     bias = _bias_operand(bias, problem, b.device)
     m = a.shape[0]
     weights, ids = out if out is not None else _allocate(m, problem, b.device)
@@ -110,38 +110,39 @@ def _target(device: torch.device) -> str:
 def _weight_operand(
     weight: torch.Tensor | Nvfp4Linear, problem: RouterProblem
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """B [E, K] in bf16, and the factor [1] fp32 that its logits still need (None: none)."""
+    """B [E, K] in bf16, and its global scale where it is an NVFP4 weight's exact dequantization."""
     shape = (problem.experts, problem.hidden)
     if isinstance(weight, Nvfp4Linear):
-        b = weight.dequantized_bf16()
+        b, global_scale = weight.dequantized_bf16(), weight.quantized().global_scale
         _require(b, "the layer's weight", shape, torch.bfloat16, b.device)
-        return b, weight.alpha()
+        return b, global_scale
     _require(weight, "weight", shape, torch.bfloat16, weight.device)
     return weight, None
 
 
 def _activation_operand(
     activations: torch.Tensor | Nvfp4Tensor,
-    b_alpha: torch.Tensor | None,
+    b_scale: torch.Tensor | None,
     problem: RouterProblem,
     device: torch.device,
     quantize: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A [M, K] in bf16 and alpha [1] fp32 for the product of both operands."""
-    if isinstance(activations, torch.Tensor):
-        if activations.ndim != 2:
-            raise ValueError(
-                f"activations have shape {tuple(activations.shape)}: must be [M, {problem.hidden}]"
-            )
-        shape = (activations.shape[0], problem.hidden)
-        _require(activations, "activations", shape, torch.bfloat16, device)
-        if b_alpha is None or not quantize or activations.shape[0] == 0:
-            return activations, _one(device) if b_alpha is None else b_alpha
-        activations = quantize_activation_nvfp4(activations)
-    a = dequantize_exact_bf16(activations)
-    _require(a, "quantized activations", (a.shape[0], problem.hidden), torch.bfloat16, device)
-    alpha = activations.alpha() if b_alpha is None else activations.alpha() * b_alpha
-    return a, alpha.reshape(1)
+    """A [M, K] in bf16, and alpha [1] fp32, which undoes the global scales of both operands."""
+    if isinstance(activations, Nvfp4Tensor):
+        m = activations.shape[0]
+    elif activations.ndim == 2:
+        m = activations.shape[0]
+        _require(activations, "activations", (m, problem.hidden), torch.bfloat16, device)
+        if m > 0 and b_scale is not None and quantize:
+            activations = quantize_activation_nvfp4(activations)
+    else:
+        raise ValueError(f"activations of shape {tuple(activations.shape)}: must be [M, {problem.hidden}]")
+    scales = [] if b_scale is None else [b_scale]
+    if isinstance(activations, Nvfp4Tensor):
+        scales.append(activations.global_scale)
+        activations = dequantize_exact_bf16(activations)
+        _require(activations, "quantized activations", (m, problem.hidden), torch.bfloat16, device)
+    return activations, global_alpha(*scales) if scales else _one(device)
 
 
 def _bias_operand(bias: torch.Tensor | None, problem: RouterProblem, device: torch.device) -> torch.Tensor:
