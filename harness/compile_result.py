@@ -20,6 +20,10 @@ class CompileFailure:
     seconds: float
     schema: str = FAILURE_SCHEMA
 
+    def stands(self, timeout_s: float) -> bool:
+        """Whether a compile that may take `timeout_s` would fail in the same way."""
+        return self.outcome is not Outcome.TIMEOUT or self.seconds >= timeout_s
+
 
 @dataclass(frozen=True)
 class CompileResult:
@@ -44,7 +48,11 @@ class CompileResult:
     @classmethod
     def of_artifact(cls, artifact: Artifact, *, from_cache: bool) -> CompileResult:
         return cls(
-            artifact.key, artifact, Outcome.COMPILED, seconds=artifact.manifest.compile_s, from_cache=from_cache
+            artifact.key,
+            artifact,
+            Outcome.COMPILED,
+            seconds=artifact.manifest.compile_s,
+            from_cache=from_cache,
         )
 
     @classmethod

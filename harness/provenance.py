@@ -1,0 +1,43 @@
+"""Where a record comes from: date, commit, host, command and versions."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.record import Provenance
+from harness.toolchain import versions
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+def git_commit(folder: Path = PROJECT_ROOT) -> str:
+    """The commit checked out in `folder`, with "-dirty" when tracked files differ; "" outside git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def provenance(*, commit: str | None = None, command: str | None = None) -> Provenance:
+    """The provenance of what this process records from now on.
+
+    `commit` is given where the code runs outside its git checkout; `command` defaults to the command line.
+    """
+    return Provenance(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=git_commit() if commit is None else commit,
+        host=platform.node(),
+        command=shlex.join(sys.argv) if command is None else command,
+        versions=versions(),
+    )

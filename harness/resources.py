@@ -1,0 +1,67 @@
+"""What compiled kernels use, read from a cubin.
+
+A cubin is an ELF file. Its `.nv.info` section is a sequence of records: format (1 byte), attribute (1 byte),
+then a size and payload for format 4 (EIFMT_SVAL) or a 2-byte value in place for the others. The attributes
+read here carry (symbol index, value) as two 32-bit words. Static shared memory is the size of the section
+`.nv.shared.<kernel>`. NVIDIA does not document the format; names and layout are those that `cuobjdump -elf`
+prints, and the values are those of `cuobjdump -res-usage` (CUDA 13.5).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+
+from harness.record import Resources
+
+EIFMT_SVAL = 0x04
+EIATTR_REGCOUNT = 0x2F
+EIATTR_FRAME_SIZE = 0x11
+
+
+def read_resources(cubin: bytes) -> tuple[Resources, ...]:
+    """One entry per kernel of `cubin`, in the order of its symbols; raises `ValueError` for anything else."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        elf = ELFFile(io.BytesIO(cubin))
+        if elf.header["e_machine"] != "EM_CUDA":
+            raise ValueError(f"an ELF file for {elf.header['e_machine']}, not a cubin")
+        symbols = elf.get_section_by_name(".symtab")
+        info = elf.get_section_by_name(".nv.info")
+        if symbols is None or info is None:
+            raise ValueError("a cubin without .symtab or .nv.info")
+        registers: dict[int, int] = {}
+        frames: dict[int, int] = {}
+        for attribute, payload in _records(info.data()):
+            if attribute in (EIATTR_REGCOUNT, EIATTR_FRAME_SIZE):
+                symbol, value = struct.unpack("<II", payload)
+                (registers if attribute == EIATTR_REGCOUNT else frames)[symbol] = value
+        resources = []
+        for index in sorted(registers):
+            name = symbols.get_symbol(index).name
+            shared = elf.get_section_by_name(f".nv.shared.{name}")
+            resources.append(
+                Resources(
+                    kernel=name,
+                    registers=registers[index],
+                    local_bytes=frames.get(index, 0),
+                    static_smem_bytes=int(shared["sh_size"]) if shared is not None else 0,
+                )
+            )
+        return tuple(resources)
+    except (ELFError, struct.error) as error:
+        raise ValueError(f"not a readable cubin: {error}") from None
+
+
+def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(attribute, payload) of each record with a payload."""
+    offset = 0
+    while offset < len(data):
+        fmt, attribute, value = struct.unpack_from("<BBH", data, offset)
+        offset += 4
+        if fmt == EIFMT_SVAL:
+            yield attribute, data[offset : offset + value]
+            offset += value

@@ -1,0 +1,96 @@
+"""The compile pool: whatever the compiler does costs one candidate, and nothing is compiled twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.artifact import LAUNCHER
+from harness.cache import ArtifactCache
+from harness.compile import CUBIN, PTX
+from harness.compile_pool import CompilePool, CompileResult
+from harness.record import Outcome
+from harness.resources import read_resources
+from harness.toolchain import ToolchainError
+from tests.harness.tiny_family import PROBLEM, TARGET, TinyConfig, TinyFamily
+
+pytestmark = pytest.mark.compiles
+FAMILY = TinyFamily()
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CompilePool]:
+    cache = ArtifactCache(tmp_path_factory.mktemp("cache"))
+    with CompilePool(cache, workers=1, timeout_s=8.0) as pool:
+        yield pool
+
+
+def compiled(pool: CompilePool, config: TinyConfig) -> CompileResult:
+    return pool.submit(FAMILY, PROBLEM, config, TARGET).result()
+
+
+def test_an_artifact_is_complete_and_found_again(pool: CompilePool) -> None:
+    first = compiled(pool, TinyConfig())
+    assert (first.outcome, first.reason, first.from_cache) == (Outcome.COMPILED, "", False)
+    assert first.artifact is not None
+    manifest = first.artifact.manifest
+    assert set(manifest.digests) == {LAUNCHER, CUBIN, PTX}
+    assert manifest.config == {"offset": 0, "fault": "none"}
+    assert f".target {TARGET}" in (first.artifact.folder / PTX).read_text()
+
+    again = compiled(pool, TinyConfig())
+    assert again.from_cache
+    assert again.artifact == first.artifact
+    assert again.seconds == first.seconds
+
+
+def test_resources_come_from_the_cubin(pool: CompilePool) -> None:
+    artifact = compiled(pool, TinyConfig()).artifact
+    assert artifact is not None
+    (kernel,) = artifact.manifest.resources
+    assert "kernel" in kernel.kernel
+    # The hardware gives a thread at most 255 registers; reading anything needs a few.
+    assert 4 < kernel.registers <= 255
+    assert (kernel.local_bytes, kernel.static_smem_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome", "reason"),
+    [
+        ("error", Outcome.COMPILE_ERROR, "ValueError: tile does not fit"),
+        ("crash", Outcome.COMPILE_ERROR, "the compiler crashed: SIGSEGV"),
+        ("hang", Outcome.TIMEOUT, "the compiler did not finish within 8 s"),
+    ],
+)
+def test_a_failing_compile_costs_one_candidate(
+    pool: CompilePool, fault: str, outcome: Outcome, reason: str
+) -> None:
+    bad = pool.submit(FAMILY, PROBLEM, TinyConfig(fault=fault), TARGET)
+    good = pool.submit(FAMILY, PROBLEM, TinyConfig(offset=len(fault)), TARGET)
+    assert (bad.result().outcome, bad.result().reason) == (outcome, reason)
+    assert bad.result().artifact is None
+    assert good.result().outcome is Outcome.COMPILED
+    again = compiled(pool, TinyConfig(fault=fault))
+    assert again.from_cache
+    assert (again.outcome, again.reason) == (outcome, reason)
+
+
+def test_an_unknown_target_is_refused(pool: CompilePool) -> None:
+    with pytest.raises(ToolchainError, match=r"unknown target 'sm_42': known are sm_90a"):
+        pool.submit(FAMILY, PROBLEM, TinyConfig(), "sm_42")
+
+
+def test_a_missing_linker_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(ToolchainError, match=r"no linker .* install one"):
+        CompilePool(ArtifactCache(tmp_path / "cache"))
+
+
+def test_what_is_not_a_cubin_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a readable cubin"):
+        read_resources(b"PTX")
+    with pytest.raises(ValueError, match="not a cubin"):
+        read_resources(Path("/proc/self/exe").read_bytes())
