@@ -20,10 +20,11 @@ VERDICT_WORDS = {
     Verdict.SLOWER: "**two kernels are faster**",
     Verdict.TIE: "tie",
 }
-TIE_RULE = "the fixed rule chose (fewer registers, less shared memory, then by the config)"
+TIE_RULE = "there the fixed rule chose (fewer registers, less shared memory, then by the config)"
 
 
 def best(study: Study, choices: Sequence[Choice], plots_in: Path) -> str:
+    """The winners' times, how they were chosen, and their configs side by side."""
     if not choices:
         return ""
     names: dict[ConfigKey, str] = {}
@@ -65,15 +66,15 @@ def _row(choice: Choice, name: str) -> tuple[object, ...]:
 
 
 def _how_chosen(choices: Sequence[Choice]) -> str:
-    confirmed = [choice for choice in choices if choice.confirmed]
     items = []
-    if confirmed:
-        tokens = ", ".join(f"{choice.m} ({choice.best.rounds} rounds)" for choice in confirmed)
-        items.append(f"Confirmed by measuring the finalists again, interleaved, at M = {tokens}.")
-    for choice in choices:
-        if choice.tied:
-            others = "1 other config is" if len(choice.tied) == 1 else f"{len(choice.tied)} other configs are"
-            items.append(f"M = {choice.m}: {others} as fast within the noise; {TIE_RULE}.")
+    if confirmed := [f"{choice.m} ({choice.best.rounds} rounds)" for choice in choices if choice.confirmed]:
+        items.append(
+            f"The finalists were measured again, interleaved, and that decided at M = {', '.join(confirmed)}."
+        )
+    if tied := [f"{choice.m} ({len(choice.tied)} more)" for choice in choices if choice.tied]:
+        items.append(
+            f"Several configs are equally fast within the noise at M = {', '.join(tied)}: {TIE_RULE}."
+        )
     return bullets(items)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
 
 from harness.record import Outcome
 from results.frames import outcomes, slowdowns, trials_frame
@@ -12,6 +15,7 @@ from results.study import CONFIG_PREFIX, Study, config_key, short_reason
 
 
 def accounting(study: Study, plots_in: Path) -> str:
+    """How many trials ended how; the counts sum to the trials."""
     rows: list[tuple[object, ...]] = [
         (f"`{row.outcome}`", row.trials, f"{row.share:.0%}")
         for row in outcomes(study.candidates).itertuples()
@@ -35,6 +39,7 @@ def accounting(study: Study, plots_in: Path) -> str:
 
 
 def failures(study: Study) -> str:
+    """Every record that is not ok, grouped by outcome and reason."""
     grouped: dict[tuple[Outcome, str], list[int]] = {}
     for trial, record in enumerate(study.records):
         if record.outcome not in (Outcome.OK, Outcome.COMPILED):
@@ -60,37 +65,42 @@ def failures(study: Study) -> str:
     )
 
 
-def parameters(study: Study, plots_in: Path) -> str:
+class Effect(NamedTuple):
+    """What the choices of one parameter do to the slowdown."""
+
+    name: str
+    cost: float  # best slowdown with the worst choice / with the best choice
+    choices: pd.DataFrame  # indexed by the choice: size, median, min
+
+
+def _effects(study: Study) -> list[Effect]:
+    """Every parameter of which several choices were timed, the costliest first."""
     losses = slowdowns(study)
-    names = [
-        name for name in losses.columns if name.startswith(CONFIG_PREFIX) and len(losses[name].unique()) > 1
-    ]
-    if not names:
+    found = []
+    for column in map(str, losses.filter(like=CONFIG_PREFIX)):
+        choices = losses.groupby(column)["slowdown"].agg(["size", "median", "min"])
+        if len(choices) > 1:
+            cost = float(choices["min"].max() / choices["min"].min())
+            found.append(Effect(column.removeprefix(CONFIG_PREFIX), cost, choices))
+    return sorted(found, key=lambda effect: -effect.cost)
+
+
+def parameters(study: Study, plots_in: Path) -> str:
+    """The slowdown with each choice of each parameter."""
+    effects = _effects(study)
+    if not effects:
         return ""
-    effects = []
-    for name in names:
-        by_choice = losses.groupby(name)["slowdown"].agg(["size", "median", "min"])
-        effects.append((float(by_choice["min"].max() / by_choice["min"].min()), name, by_choice))
-    effects.sort(key=lambda effect: -effect[0])
     rows = [
-        (
-            f"`{name.removeprefix(CONFIG_PREFIX)}`" if first else "",
-            str(choice).lower(),
-            size,
-            f"{median:.2f}×",
-            f"{best:.2f}×",
-        )
-        for _, name, by_choice in effects
-        for first, (choice, size, median, best) in zip(
-            [True] + [False] * (len(by_choice) - 1), by_choice.itertuples(), strict=True
-        )
+        (f"`{effect.name}`", str(choice).lower(), size, f"{median:.2f}×", f"{best:.2f}×")
+        for effect in effects
+        for choice, size, median, best in effect.choices.itertuples()
     ]
-    worst, name, _ = effects[0]
+    worst = effects[0]
     lines = [
         "## What the parameters do",
         f"{study.info.objective.capitalize()} time relative to the best config at each M, geometric mean "
-        f"over M. The parameter whose wrong choice costs most is `{name.removeprefix(CONFIG_PREFIX)}`: the "
-        f"best config with its worst choice takes {worst:.2f}× the time of the best with its best.",
+        f"over M. The parameter whose wrong choice costs most is `{worst.name}`: the best config with its "
+        f"worst choice takes {worst.cost:.2f}× the time of the best with its best.",
         table(("parameter", "choice", "configs", "median", "best"), rows),
         "This is what the sweep saw, not an experiment: the sampler tries promising configs more often, and "
         "a choice is seen together with the others of its configs.",
@@ -117,6 +127,7 @@ def _rank_line(study: Study) -> str:
 
 
 def resources(study: Study, plots_in: Path) -> str:
+    """What the compiled configs use."""
     used = trials_frame(study.candidates)
     if not len(used) or used["registers"].isna().all():
         return ""

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import optuna
 import pytest
 
+import sweeps.store
 from harness.record import Source, to_json
 from results.load import load_jsonl, load_study
 from results.study import ResultsError
@@ -28,6 +30,17 @@ def test_a_stored_study_loads_equal(synthetic: Any, sqlite_url: str) -> None:
     synthetic.store(study, sqlite_url)
     assert load_study(sqlite_url, "synthetic") == study
     assert load_study(Path(sqlite_url.removeprefix("sqlite:///")), "synthetic") == study
+
+
+def test_what_the_sweep_stores_is_what_is_loaded(synthetic: Any, tmp_path: Path) -> None:
+    made = synthetic.study(4)
+    described = msgspec.convert(msgspec.to_builtins(made.info), sweeps.store.StudyInfo)
+    storage = sweeps.store.open_storage(str(tmp_path / "sweep.db"), create=True)
+    opened = sweeps.store.open_study(storage, described, optuna.samplers.RandomSampler(seed=0), {})
+    for record in made.records:
+        sweeps.store.add(opened, record)
+    assert load_study(storage, made.info.name) == replace(made, without_record=0)
+    assert load_study(tmp_path / "sweep.db", made.info.name) == replace(made, without_record=0)
 
 
 def test_any_storage_object_loads(synthetic: Any) -> None:

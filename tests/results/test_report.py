@@ -40,6 +40,15 @@ def test_the_best_table_holds_the_choices(synthetic: Any, tmp_path: Path) -> Non
     assert rows == expected
 
 
+def test_the_costliest_parameter_is_first_with_its_cost(synthetic: Any, tmp_path: Path) -> None:
+    # In the generator's whole space tile_n = 384 costs a factor of 1.3 at every M, and nothing costs more.
+    text = report(synthetic.study(216, failing=0.0), tmp_path)
+    assert "costs most is `tile_n`" in text
+    assert "takes 1.30× the time" in text
+    rows = re.findall(r"^\| `tile_n` \| (\d+) \| (\d+) \| [\d.]+× \| ([\d.]+)× \|", text, re.M)
+    assert [(choice, size) for choice, size, _ in rows] == [("128", "72"), ("192", "72"), ("384", "72")]
+
+
 def test_links_are_to_the_figures_that_are_there(synthetic: Any, tmp_path: Path) -> None:
     study = synthetic.study(20)
     plots = write_plots(study, tmp_path)
