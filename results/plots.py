@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from results.plot_space import draw_effects, draw_outcomes, draw_resources
 from results.plot_times import draw_latency, draw_progress
@@ -34,5 +35,6 @@ def write_plots(study: Study, out_dir: Path) -> list[Path]:
         "outcomes": draw_outcomes,
         "resources": draw_resources,
     }
-    drawn = ((name, draw(study)) for name, draw in draws.items())
+    bar = tqdm(draws.items(), desc="drawing", disable=None, leave=False)
+    drawn = ((name, draw(study)) for name, draw in bar)
     return [save(figure, out_dir / f"{name}.png") for name, figure in drawn if figure]
