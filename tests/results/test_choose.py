@@ -103,6 +103,16 @@ def test_the_baseline_is_compared(synthetic: Any) -> None:
         assert choice.speedup == pytest.approx(us / 10.0, rel=0.02)
 
 
+def test_confirmed_winners_meet_the_baseline_of_the_same_rounds(synthetic: Any) -> None:
+    best, before = at(synthetic, 10.0, stages=3), synthetic.baseline()
+    before = replace(before, measurements=at(synthetic, 8.0, stages=9).measurements)
+    beside = replace(before, role="confirmation", measurements=at(synthetic, 12.0, stages=9).measurements)
+    choice = choose(study_of(synthetic, before, best, replace(best, role="confirmation"), beside), M)
+    assert choice.best.record.family == "fused-sm90"
+    assert choice.verdict is Verdict.FASTER
+    assert choice.speedup == pytest.approx(1.2, rel=0.02)
+
+
 def test_the_objective_decides_which_time_counts(synthetic: Any) -> None:
     rng = random.Random(0)
     a, b = at(synthetic, 10.0, stages=3), at(synthetic, 12.0, stages=4)
