@@ -25,6 +25,7 @@ from results.style import (
     clean,
     count_locator,
     finish,
+    minimized_over,
     new_figure,
     ratio_axis,
 )
@@ -58,8 +59,7 @@ def draw_effects(study: Study, m: int | None = None) -> Figure | None:
         clean(axes)
         if index % columns == 0:
             axes.set_ylabel("time / best", fontsize=9, color=INK)
-    over = ", ".join(str(each) for each in study.info.minimized_over)
-    where = f"at M = {m}" if m else f"geometric mean over M = {over}"
+    where = f"at M = {m}" if m else f"geometric mean over {minimized_over(study)}"
     finish(
         figure,
         study,

@@ -27,6 +27,7 @@ from results.style import (
     count_locator,
     finish,
     label_ends,
+    minimized_over,
     new_figure,
     ratio_axis,
     time_axis,
@@ -167,12 +168,12 @@ def draw_progress(study: Study) -> Figure | None:
     axes.set_xlim(0, last + 1)
     axes.xaxis.set_major_locator(count_locator())
     clean(axes)
-    over = ", ".join(str(m) for m in study.info.minimized_over)
     finish(
         figure,
         study,
         f"Progress of the sweep: {len(ratios)} candidates, {len(points)} of them ok",
-        f"Geometric mean of {study.info.objective} time / floor over M = {over}; 1 is what the device allows",
+        f"Geometric mean of {study.info.objective} time / floor over {minimized_over(study)}; "
+        "1 is what the device allows",
     )
     return figure
 

@@ -94,7 +94,17 @@ def commit_label(study: Study) -> str:
     short = sorted(
         f"{name.removesuffix('-dirty')[:10]}{'-dirty' * name.endswith('-dirty')}" for name in found if name
     )
+    if len(short) > 2:
+        return f"{len(short)} commits, {short[0]} among them"
     return f"commit {', '.join(short)}" if short else "commit unknown"
+
+
+def minimized_over(study: Study) -> str:
+    """The M of the objective, short enough for a subtitle."""
+    m_values = study.info.minimized_over
+    if len(m_values) > 8:
+        return f"{len(m_values)} M from {m_values[0]} to {m_values[-1]}"
+    return f"M = {', '.join(map(str, m_values))}"
 
 
 def clean(axes: Axes, *, grid: str = "y") -> None:
