@@ -1,0 +1,145 @@
+"""The runner for a CUDA device: the current one of its process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from harness.artifact import Artifact
+from harness.device import DeviceMonitor
+from harness.executor import MeasurePlan
+from harness.graph_timer import time_launches
+from harness.launcher import load_launcher
+from harness.operands import InputCache, Outputs
+from harness.record import Conditions, DeviceFacts, Measurement, Rates, Timing
+from harness.runner import Candidate, Runner, WrongResultError
+from harness.timing import (
+    Attempt,
+    bytes_moved,
+    cold_sets,
+    floor_us,
+    flops,
+    repeat_until_steady,
+    summarize,
+)
+
+DEVICE = "cuda"
+RATE_SAMPLES = 10
+COPY_BYTES = 1 << 30  # 20 times the largest L2: nothing of it is still there when it is read again
+MATRIX_SIZE = 8192
+# A throttled clock recovers in the idle time between two attempts.
+PAUSE_BEFORE_REPEAT_S = 0.25
+# Share of the device's memory that inputs of earlier trials may keep.
+INPUT_CACHE_SHARE = 0.25
+
+
+class CudaRunner(Runner):
+    """Checks and times candidates on the process's current CUDA device.
+
+    Raises `RuntimeError` when torch cannot use one.
+    """
+
+    torch_device = DEVICE
+
+    def __init__(self) -> None:
+        if not torch.cuda.is_available():
+            raise RuntimeError("torch finds no usable CUDA device: see `nvidia-smi` and torch's CUDA version")
+        torch.ones(1, device=DEVICE).add_(1)
+        torch.cuda.synchronize()  # whoever waits for this runner learns here whether the device works
+        self._properties = torch.cuda.get_device_properties(DEVICE)
+        self._monitor = DeviceMonitor(f"GPU-{self._properties.uuid}")
+        self._inputs = InputCache(DEVICE, int(INPUT_CACHE_SHARE * self._properties.total_memory))
+
+    def device(self) -> DeviceFacts:
+        properties = self._properties
+        return self._monitor.facts(
+            name=properties.name,
+            uuid=f"GPU-{properties.uuid}",
+            compute_capability=f"{properties.major}.{properties.minor}",
+            cuda=torch.version.cuda or "",
+            multiprocessors=properties.multi_processor_count,
+            l2_bytes=properties.L2_cache_size,
+            memory_bytes=properties.total_memory,
+        )
+
+    def rates(self) -> Rates:
+        rates = Rates(_copy_bytes_per_s(), _matrix_flop_per_s(), _empty_launch_us())
+        torch.cuda.empty_cache()
+        return rates
+
+    def load(self, artifact: Artifact) -> Candidate:
+        return Candidate.of_manifest(artifact.manifest, load_launcher(artifact))
+
+    def measure(self, candidate: Candidate, m: int, plan: MeasurePlan, rates: Rates) -> Measurement:
+        problem = candidate.problem
+        sets = self._inputs.sets(problem, m, cold_sets(problem, m, self._properties.L2_cache_size))
+        outputs = Outputs.poisoned(problem, m, candidate.workspace_elements(m), DEVICE)
+        launches = [
+            partial(
+                candidate.launch,
+                inputs.a,
+                inputs.b,
+                inputs.bias,
+                inputs.alpha,
+                outputs.workspace,
+                outputs.weights,
+                outputs.ids,
+            )
+            for inputs in sets
+        ]
+
+        def attempt(repeats: int) -> Attempt:
+            if repeats:
+                time.sleep(PAUSE_BEFORE_REPEAT_S)
+            cold, while_cold = self._time(launches, plan.samples)
+            warm, while_warm = self._time(launches[:1], plan.samples)
+            reasons = dict.fromkeys((*while_cold.throttle_reasons, *while_warm.throttle_reasons))
+            return Attempt(cold, warm, replace(while_cold, throttle_reasons=tuple(reasons)))
+
+        last, repeats, steady = repeat_until_steady(attempt, plan)
+        if not outputs.written():
+            raise WrongResultError(f"left outputs unwritten while it was timed at M = {m}")
+        return Measurement(
+            m=m,
+            cold=last.cold,
+            warm=last.warm,
+            floor_us=floor_us(problem, m, rates),
+            bytes_moved=bytes_moved(problem, m),
+            flops=flops(problem, m),
+            conditions=last.conditions,
+            repeats=repeats,
+            steady=steady,
+        )
+
+    def _time(self, launches: Sequence[Callable[[], object]], samples: int) -> tuple[Timing, Conditions]:
+        conditions: list[Conditions] = []
+        times = time_launches(launches, samples, during=lambda: conditions.append(self._monitor.conditions()))
+        return summarize(times), conditions[0]
+
+
+def _median_us(launch: Callable[[], object]) -> float:
+    return summarize(time_launches([launch], RATE_SAMPLES)).median_us
+
+
+def _copy_bytes_per_s() -> float:
+    source = torch.randint(0, 255, (COPY_BYTES,), dtype=torch.uint8, device=DEVICE)
+    target = torch.empty_like(source)
+    # Each byte is read and written.
+    return 2 * COPY_BYTES / (1e-6 * _median_us(lambda: target.copy_(source)))
+
+
+def _matrix_flop_per_s() -> float:
+    left, right = (
+        torch.randn(MATRIX_SIZE, MATRIX_SIZE, dtype=torch.bfloat16, device=DEVICE) for _ in range(2)
+    )
+    product = torch.empty_like(left)
+    return 2 * MATRIX_SIZE**3 / (1e-6 * _median_us(lambda: torch.mm(left, right, out=product)))
+
+
+def _empty_launch_us() -> float:
+    one = torch.ones(1, device=DEVICE)
+    return _median_us(lambda: one.add_(1))

@@ -1,0 +1,89 @@
+"""The runner contract: what lives inside a worker process and touches the device.
+
+A runner need not survive its candidates: the process around it is replaced after each one that ended badly.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from harness.artifact import Artifact, ArtifactManifest
+from harness.executor import MeasurePlan
+from harness.record import CheckResult, DeviceFacts, Measurement, Rates
+from kernels.families import family
+from kernels.problem import RouterProblem
+
+# launch(a, b, bias, alpha, workspace, weights, ids), see `kernels.family`
+Launch = Callable[..., Any]
+
+DEFAULT_TILE_M = 128
+
+
+class WrongResultError(Exception):
+    """A candidate passed the check and gave a wrong result afterwards; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A loaded artifact, ready to be launched."""
+
+    launch: Launch
+    problem: RouterProblem
+    workspace_elements: Callable[[int], int]  # of M
+    tile_m: int = DEFAULT_TILE_M  # tokens of one tile, where the check looks for errors of tail tiles
+
+    @classmethod
+    def of_manifest(cls, manifest: ArtifactManifest, launch: Launch) -> Candidate:
+        """Raises `ValueError` for an unknown family, parameter or problem."""
+        kernels = family(manifest.family)
+        problem = msgspec.convert(manifest.problem, RouterProblem)
+        config = kernels.config(manifest.config)
+        return cls(
+            launch,
+            problem,
+            workspace_elements=lambda m: kernels.workspace_elements(problem, config, m),
+            tile_m=int(manifest.config.get("tile_m", DEFAULT_TILE_M)),
+        )
+
+
+class Runner(ABC):
+    """Runs candidates on one device. Constructing one raises whatever keeps the device from being used."""
+
+    @abstractmethod
+    def device(self) -> DeviceFacts:
+        """The device."""
+
+    @abstractmethod
+    def rates(self) -> Rates:
+        """The device's copy bandwidth and matrix rate, measured now."""
+
+    @abstractmethod
+    def load(self, artifact: Artifact) -> Candidate:
+        """Load a verified artifact."""
+
+    @property
+    @abstractmethod
+    def torch_device(self) -> str:
+        """Where the tensors of a launch live, as torch names it."""
+
+    def check(self, candidate: Candidate, seed: int) -> CheckResult:
+        """Compare the candidate with the reference on inputs drawn from `seed`."""
+        from harness.check import check_router
+
+        return check_router(
+            candidate.launch,
+            candidate.problem,
+            candidate.workspace_elements,
+            self.torch_device,
+            seed,
+            candidate.tile_m,
+        )
+
+    @abstractmethod
+    def measure(self, candidate: Candidate, m: int, plan: MeasurePlan, rates: Rates) -> Measurement:
+        """Time a checked candidate at `m` tokens; raises `WrongResultError`."""
