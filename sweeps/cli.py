@@ -22,7 +22,11 @@ class OneLineError(click.ClickException):
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(" ".join(message.split()))
-        self.exit_code = status
+        self.status = status
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        return self.status
 
     def show(self, file: Any = None) -> None:
         click.echo(f"error: {self.message}", err=True)
@@ -153,7 +157,7 @@ def main(debug: bool) -> None:
 )
 @click.option("--trials", type=int, help="Budget of configs, over all runs of the study.")
 @click.option("--minutes", type=float, help="Time budget of this run's search.")
-@click.option("--workers", type=click.IntRange(min=1), help="Compile processes.  [default: one per core]")
+@compile_options
 def sweep(
     spec_name: str | None,
     problem: str | None,
@@ -164,6 +168,7 @@ def sweep(
     trials: int | None,
     minutes: float | None,
     workers: int | None,
+    cache: str | None,
 ) -> None:
     """Sweep: compile, check, time and record candidates.
 
@@ -173,7 +178,16 @@ def sweep(
     spec = _spec(spec_name, problem, target, trials=trials, minutes=minutes)
     from sweeps.run import run_sweep
 
-    if run_sweep(spec, storage=storage, study=study, executor=executor, workers=workers):
+    stopped = run_sweep(
+        spec,
+        spec_name=spec_name or "default",
+        storage=storage,
+        study=study,
+        executor=executor,
+        workers=workers,
+        cache=cache,
+    )
+    if stopped:
         raise click.exceptions.Exit(STOPPED)
 
 
@@ -190,8 +204,7 @@ def status(**named: Any) -> None:
     info = read_info(opened)
     click.echo(f"{info.name}: {info.family} for {info.problem['name']} on {info.target}, {info.source}")
     click.echo(f"space: {info.legal_size} legal of {info.space_size} configs")
-    metric = "warm" if info.objective == "warm" else "cold"
-    click.echo(summary(records(opened), metric, info.m_values))
+    click.echo(summary(records(opened), info.objective, info.m_values))
     if (overhead := opened.user_attrs.get("overhead_ms")) is not None:
         click.echo(f"tuner's own time: {overhead} ms per trial")
 
@@ -243,7 +256,7 @@ def export(output: Path | None, install: bool, **named: Any) -> None:
 @main.command(epilog=examples("routertune pack --spec quick --output quick.tar"))
 @sweep_options
 @click.option("--trials", type=int, help="How many configs.")
-@click.option("--workers", type=click.IntRange(min=1), help="Compile processes.  [default: one per core]")
+@compile_options
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The pack to write.")
 def pack(
     spec_name: str | None,
@@ -251,13 +264,14 @@ def pack(
     target: str | None,
     trials: int | None,
     workers: int | None,
+    cache: str | None,
     output: Path,
 ) -> None:
     """Compile a sweep's configs and pack them for a GPU host without network or compiler."""
     from sweeps.transfer import write_sweep_pack
 
     spec = _spec(spec_name, problem, target, trials=trials)
-    click.echo(f"{output}: {write_sweep_pack(spec, output, workers)} artifacts")
+    click.echo(f"{output}: {write_sweep_pack(spec, output, workers=workers, cache=cache)} artifacts")
 
 
 @main.command(epilog=examples("routertune measure quick.tar --output records.jsonl"))

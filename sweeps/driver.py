@@ -1,10 +1,12 @@
 """The driver: ask, compile, measure, tell, until the budget or the space is used up.
 
-    ask --> compile pool (several in flight) --> one measuring thread --> record --> tell
+    ask --> compile pool (several in flight) --> one measuring thread --> store the record --> tell
 
 Candidates are asked ahead of measuring, so that compiled ones queue for the executor and the GPU never waits
 for the main thread: the measuring thread takes the next in the order in which compiles end, while the main
-thread asks and tells. Without an executor the same sweep compiles everything and runs nothing.
+thread asks and tells. It stores each record before it takes the next, some milliseconds in seconds, so that a
+kill never costs more than the trial in flight. Without an executor the same sweep compiles everything and
+runs nothing.
 
 Whatever stops a sweep, the trial that is being measured is waited for and recorded; those behind it are
 released, to be asked first by the next run with their artifacts in the cache. When the process is killed
@@ -14,7 +16,7 @@ instead, `store.recover` does the same at the next start; what was in flight is 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +27,6 @@ import optuna
 from optuna.trial import TrialState
 
 from harness.compile_result import CompileResult
-from harness.executor import Evaluation
 from harness.record import ParamValue, TrialRecord
 from kernels.family import KernelFamily
 from sweeps import store
@@ -40,9 +41,10 @@ from sweeps.stop import StopRequest
 
 # How often a stop request and the end of the time budget are looked for while nothing happens.
 POLL_S = 0.2
-# Asked and not told, per compile worker: one compiles while the next is ready. More would make TPE propose
-# on old knowledge.
+# Asked and not told: enough that every worker has the next at hand, and no more than this while measuring,
+# because TPE proposes on what has been told. A config compiles in 1 to 3 s, and takes longer to measure.
 AHEAD_PER_WORKER = 2
+MAX_AHEAD_OF_MEASURING = 8
 
 
 class Ending(StrEnum):
@@ -55,7 +57,7 @@ class Ending(StrEnum):
 
 
 class Driver:
-    """One run of a sweep; `run` may be called once. `baseline` is measured beside the candidates."""
+    """One run of a sweep; `run` may be called once. `baselines` are measured beside the candidates."""
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class Driver:
         sampler: SnappingSampler,
         workshop: Workshop,
         *,
-        baseline: tuple[KernelFamily, dict[str, ParamValue]] | None,
+        baselines: Sequence[tuple[KernelFamily, dict[str, ParamValue]]],
         stop: StopRequest,
     ) -> None:
         self._spec = spec
@@ -73,11 +75,13 @@ class Driver:
         self._study = study
         self._sampler = sampler
         self._workshop = workshop
-        self._baseline = baseline
+        self._baselines = baselines
         self._stop = stop
         self._distributions = space.distributions()
         self._pending: dict[Future[Any], Job] = {}
-        self._asked = 0
+        self._asked = 0  # configs with a record, or on their way to one
+        self._left = 0  # configs that can still be asked; nobody else asks (see `store.sole_sweeper`)
+        self._abandoned = False
         self._own_s = 0.0
         self._told = 0
 
@@ -92,14 +96,21 @@ class Driver:
         store.recover(self._study, self._value, len(self._distributions))
         known = store.records(self._study)
         self._asked = sum(record.role == "candidate" for record in known)
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        self._left = len(waiting) + len(self._sampler.unseen(self._study))
         total = min(self._spec.search.trials or len(self._space), len(self._space))
         with (
             ThreadPoolExecutor(1, thread_name_prefix="measure") as self._measuring,
             Progress(total, self._asked) as self._progress,
         ):
-            if self._baseline and not any(record.role == "baseline" for record in known):
-                self._start(Job(*self._baseline, role="baseline", seed=0))
-            ending = self._search()
+            if not any(record.role == "baseline" for record in known):
+                for family, params in self._baselines:
+                    self._start(Job(family, params, "baseline", seed=0))
+            try:
+                ending = self._search()
+            except KeyboardInterrupt:
+                self._abandon()
+                raise
         if self._told:
             self._study.set_user_attr("overhead_ms", round(self.overhead_ms, 3))
         if ending is not Ending.STOPPED and self._workshop.executor is not None:
@@ -129,14 +140,16 @@ class Driver:
     def _ask_ahead(self) -> Ending | None:
         """Ask and submit as many as may be in flight; returns why nothing more is to be asked, if so."""
         ahead = AHEAD_PER_WORKER * self._workshop.pool.workers
+        if self._workshop.executor is not None:
+            ahead = min(ahead, MAX_AHEAD_OF_MEASURING)
         while len(self._pending) < ahead:
             if self._spec.search.trials is not None and self._asked >= self._spec.search.trials:
                 return Ending.TRIALS
-            waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-            if not waiting and not len(self._sampler.unseen(self._study)):
+            if not self._left:
                 return Ending.EXHAUSTED
             trial = self._study.ask(self._distributions)
             self._asked += 1
+            self._left -= 1
             self._start(Job(self._space.family, trial.params, "candidate", seed=trial.number, trial=trial))
         return None
 
@@ -149,36 +162,63 @@ class Driver:
 
     def _advance(self, job: Job, ended: Future[Any]) -> None:
         try:
-            result: CompileResult | Evaluation = ended.result()
-        except BaseException:
+            result: CompileResult | TrialRecord | None = ended.result()
+        except Exception:
             self._release(job)
             raise
-        if isinstance(result, Evaluation):
-            self._finish(job, self._workshop.record(job, result))
-            return
-        job = replace(job, compiled=result)
-        if result.artifact is None or self._workshop.executor is None:
-            self._finish(job, self._workshop.record(job))
+        if result is None:
+            self._release(job)
+        elif isinstance(result, TrialRecord):
+            self._tell(job, result)
+        elif result.artifact is None or self._workshop.executor is None:
+            self._finish(job, self._workshop.record(replace(job, compiled=result)))
         else:
-            self._pending[self._measuring.submit(self._workshop.measure, job)] = job
+            job = replace(job, compiled=result)
+            self._pending[self._measuring.submit(self._measure, job)] = job
+
+    def _measure(self, job: Job) -> TrialRecord | None:
+        """In the measuring thread: the stored record, or None when the sweep is to stop."""
+        if self._stop.asked:
+            return None
+        record = self._workshop.record(job, self._workshop.measure(job))
+        if self._abandoned:
+            return None  # its worker was killed: what came of it says nothing about the config
+        self._store(job, record)
+        return record
 
     def _finish(self, job: Job, record: TrialRecord) -> None:
+        self._store(job, record)
+        self._tell(job, record)
+
+    def _store(self, job: Job, record: TrialRecord) -> None:
         if job.trial is None:
             store.add(self._study, record)
-            return
-        value = self._value(record)
-        store.tell(self._study, job.trial, record, value)
-        self._told += 1
-        self._progress.count(record, value)
+        else:
+            store.keep(job.trial, record)
+
+    def _tell(self, job: Job, record: TrialRecord) -> None:
+        if job.trial is not None:
+            value = self._value(record)
+            store.tell(self._study, job.trial.number, value)
+            self._told += 1
+            self._progress.count(record, value)
 
     def _drain(self) -> None:
         """End what is pending: record the trial that is being measured, release those behind it."""
-        for future, job in self._pending.items():
+        while self._pending:
+            future, job = next(iter(self._pending.items()))
             if not future.cancel() and job.compiled is not None:
-                self._advance(job, future)
+                wait([future])  # interrupted here, the job stays pending
+                self._advance(self._pending.pop(future), future)
             else:
-                self._release(job)
-        self._pending.clear()
+                self._release(self._pending.pop(future))
+
+    def _abandon(self) -> None:
+        """Give up the trial that is being measured, too."""
+        self._abandoned = True
+        if self._workshop.executor is not None:
+            self._workshop.executor.close()
+        self._drain()
 
     def _release(self, job: Job) -> None:
         if job.trial is not None:
@@ -193,9 +233,7 @@ class Driver:
         winners = finalists(known, self._spec.confirm.finalists, metric, m_values)
         if not winners:
             return
-        entrants = [(self._space.family, params) for params in winners]
-        if self._baseline:
-            entrants.append(self._baseline)
+        entrants = [*((self._space.family, params) for params in winners), *self._baselines]
         # Seeds of their own, in front of any trial's.
         jobs = [Job(family, params, "confirmation", seed=500_000) for family, params in entrants]
         confirm(

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernels.best import BEST_VARIABLE, USER_TABLES
 from kernels.dispatch_table import DispatchTable, save_table
 from sweeps.errors import StudyError
 from sweeps.spec import SweepSpec
@@ -57,14 +58,10 @@ def best_file(problem: str, target: str) -> str:
     return f"{problem}-{target}.json"
 
 
-def best_folder() -> Path:
-    """Where the public wrapper looks for exported tables: $ROUTERTUNE_BEST, or the user's configuration."""
-    chosen = os.environ.get("ROUTERTUNE_BEST")
-    return Path(chosen) if chosen else Path.home() / ".config" / "routertune" / "best"
-
-
 def install_best(table: DispatchTable, name: str) -> Path:
-    """Put `table` where the public wrapper looks; returns the file. Raises `OSError`."""
-    path = best_folder() / name
+    """Put `table` where the public wrapper looks first; returns the file. Raises `OSError`."""
+    path = Path(os.environ.get(BEST_VARIABLE) or USER_TABLES).expanduser()
+    if path.suffix != ".json":
+        path = path / name
     save_table(table, path)
     return path

@@ -4,12 +4,12 @@ Optuna's samplers know neither the legality predicate nor that measuring a confi
 a proposal of theirs is *snapped*: of the legal configs that no trial of the study has, the one that differs
 from the proposal in the fewest parameters is asked, ties broken at random. Trials that are still running or
 waiting count as asked. Where nobody proposes (exhaustive and random sweeps, and TPE's first trials) the next
-config of a fixed random order is asked, the family's defaults first.
+config of a fixed random order is asked, after those that the sweep begins with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.space import Space, config_params
+from kernels.family import ParamValue
+from sweeps.space import Space
 from sweeps.store import was_asked
 
 # Before TPE models anything. Its default, 10, leaves a space of ten parameters with choices never seen.
@@ -34,7 +35,7 @@ class SnappingSampler(BaseSampler):
     """Asks legal configs of `space`, each once: `proposer`'s proposals snapped, or a fixed random order.
 
     Args:
-        first: indices of the configs to ask first, such as the family's defaults.
+        first: indices of the configs to ask first, such as those in use.
         proposer: a relative (joint) sampler; None for the fixed order alone.
     """
 
@@ -103,17 +104,19 @@ def make_sampler(
     *,
     seed: int,
     exhaustive_limit: int,
-    m_values: Sequence[int],
+    first: Iterable[Mapping[str, ParamValue]] = (),
 ) -> SnappingSampler:
     """The sampler of a sweep. `auto` is exhaustive up to `exhaustive_limit` legal configs, TPE beyond.
 
     Exhaustive and random sweeps both ask in a random order without repetition: they differ in when they end,
-    which is not the sampler's business.
+    which is not the sampler's business. `first` are configs to begin with; illegal and repeated ones are left
+    out.
     """
-    defaults = {
-        space.index(config_params(space.family.default_config(space.problem, m))): None for m in m_values
-    }
-    first = [index for index in defaults if index is not None]
+    found = dict.fromkeys(space.index(params) for params in first)
     tpe = kind == "tpe" or (kind == "auto" and len(space) > exhaustive_limit)
-    proposer = TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed) if tpe else None
-    return SnappingSampler(space, seed=seed, first=first, proposer=proposer)
+    return SnappingSampler(
+        space,
+        seed=seed,
+        first=[index for index in found if index is not None],
+        proposer=TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed) if tpe else None,
+    )

@@ -23,7 +23,7 @@
     [baseline]                        # what a user would run instead, measured in the same run
     enabled = true
     family = "two_kernel_sm90"
-    config = { }                      # parameters; the family's default at the largest M when empty
+    config = { }                      # parameters; the family's defaults for all M when empty
 
     [confirm]
     finalists = 2                     # the best so many at each M, and by the objective

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import optuna
@@ -61,7 +61,7 @@ class StudyInfo:
     executor: str  # "none" where candidates are compiled and not run
     source: str
     m_values: tuple[int, ...]
-    objective: str  # cold or warm
+    objective: Literal["cold", "warm"]
     objective_m_values: tuple[int, ...]
     created: str = ""  # ISO 8601, UTC
     command: str = ""
@@ -195,10 +195,17 @@ def was_asked(trial: FrozenTrial) -> bool:
     return trial.state is not TrialState.FAIL or RECORD_ATTR in trial.user_attrs
 
 
-def tell(study: optuna.Study, trial: optuna.Trial, record: TrialRecord, value: float | None) -> None:
-    """Store what became of a trial. `value` None: there is nothing to learn from it."""
+def keep(trial: optuna.Trial, record: TrialRecord) -> None:
+    """Store what became of a trial."""
     trial.set_user_attr(RECORD_ATTR, to_json(record).decode())
-    _finish(study, trial.number, value)
+
+
+def tell(study: optuna.Study, number: int, value: float | None) -> None:
+    """End a trial whose record is stored. `value` None: there is nothing to learn from it."""
+    if value is None:
+        study.tell(number, state=TrialState.FAIL)
+    else:
+        study.tell(number, value)
 
 
 def add(
@@ -236,7 +243,7 @@ def recover(study: optuna.Study, value_of: Callable[[TrialRecord], float | None]
     released = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if text := trial.user_attrs.get(RECORD_ATTR):
-            _finish(study, trial.number, value_of(from_json(text)))
+            tell(study, trial.number, value_of(from_json(text)))
         elif len(trial.params) == parameters:
             release(study, trial)
             released += 1
@@ -255,13 +262,6 @@ def records(study: optuna.Study) -> list[TrialRecord]:
             except RecordError as error:
                 raise StudyError(f"study {study.study_name!r}, trial {trial.number}: {error}") from None
     return found
-
-
-def _finish(study: optuna.Study, number: int, value: float | None) -> None:
-    if value is None:
-        study.tell(number, state=TrialState.FAIL)
-    else:
-        study.tell(number, value)
 
 
 def _require_writable(path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -9,90 +12,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from harness.executor import Executor, ExecutorError, MeasurePlan
-from harness.record import Outcome, ParamValue, Provenance, Source
-from harness.trial import RunFacts
+from harness.executor import ExecutorError
+from harness.record import Outcome, ParamValue, Source
 from sweeps import store
 from sweeps.confirm import finalists
-from sweeps.driver import Driver, Ending
-from sweeps.job import Workshop
+from sweeps.driver import Ending
 from sweeps.objective import PENALTY
-from sweeps.sampler import make_sampler
-from sweeps.space import Space, config_id
-from sweeps.spec import BaselineSpec, ConfirmSpec, SearchSpec, SweepSpec
+from sweeps.space import config_id
+from sweeps.spec import SweepSpec
 from sweeps.stop import StopRequest
+from tests.sweeps.toy_driver import ALL, BASELINE, SPEC, Sweep
 from tests.sweeps.toys import (
     M_VALUES,
-    PROBLEM,
-    TARGET,
-    ToyBaseline,
     ToyExecutor,
-    ToyFamily,
     ToyPool,
     toy_record,
     toy_time_us,
 )
-
-SPEC = SweepSpec(
-    problem=PROBLEM,
-    family="toy",
-    m_values=M_VALUES,
-    search=SearchSpec(sampler="tpe", trials=None),
-    baseline=BaselineSpec(family="toy_baseline"),
-    confirm=ConfirmSpec(finalists=1, rounds=2),
-)
-SPACE = Space(ToyFamily(), PROBLEM, TARGET)
-BASELINE: dict[str, ParamValue] = {"tile": 8, "stages": 1, "mode": "plain", "early": False}
-ALL = [SPACE.params(index) for index in range(len(SPACE))]
-
-
-class Sweep:
-    """A sweep of the toy space in a SQLite file of its own."""
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        pool: ToyPool | None = None,
-        executor: Executor | None = None,
-        spec: SweepSpec = SPEC,
-        stop: StopRequest | None = None,
-    ) -> None:
-        self.pool = pool or ToyPool()
-        info = store.StudyInfo(
-            "toy", "toy", msgspec.to_builtins(PROBLEM), TARGET, "toy", "measured", M_VALUES, "cold", M_VALUES
-        )
-        sampler = make_sampler(
-            SPACE, spec.search.sampler, seed=spec.search.seed, exhaustive_limit=10, m_values=M_VALUES
-        )
-        self.study = store.open_study(
-            store.open_storage(str(path), create=True), info, sampler, SPACE.distributions()
-        )
-        facts = RunFacts.of(executor, Provenance("2026-01-01", "abc"))
-        plan = MeasurePlan(m_values=M_VALUES)
-        self.driver = Driver(
-            spec,
-            SPACE,
-            self.study,
-            sampler,
-            Workshop(PROBLEM, TARGET, self.pool, executor, plan, facts),
-            baseline=(ToyBaseline(), BASELINE),
-            stop=stop or StopRequest(),
-        )
-
-    def run(self) -> Ending:
-        return self.driver.run()
-
-    def records(self, role: str = "candidate") -> list[Any]:
-        return [record for record in store.records(self.study) if record.role == role]
-
-    def states(self) -> Counter[TrialState]:
-        return Counter(trial.state for trial in self.study.get_trials() if trial.params)
 
 
 def search(**changes: Any) -> SweepSpec:
@@ -276,3 +216,64 @@ def test_optuna_s_own_best_trial_is_a_candidate(path: Path) -> None:
     sweep.run()
     loaded = optuna.load_study(study_name="toy", storage=store.open_storage(str(path)))
     assert '"role":"candidate"' in loaded.best_trial.user_attrs["record"]
+
+
+class ToyProcess(subprocess.Popen[str]):
+    """`toy_sweep.py` in a process of its own, from the root of the checkout."""
+
+    def __init__(self, path: Path, stop_at: int) -> None:
+        command = [sys.executable, "-m", "tests.sweeps.toy_sweep", str(path), str(stop_at)]
+        super().__init__(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+        )
+
+    def wait_until_measuring(self) -> None:
+        assert self.stdout is not None
+        assert self.stdout.readline() == "measuring\n"
+
+    def finish(self) -> str:
+        return self.communicate("\n", timeout=120)[0].strip()
+
+
+@pytest.mark.parametrize("stop_at", [1, 7])
+def test_kill_9_loses_at_most_the_trial_in_flight(path: Path, stop_at: int) -> None:
+    killed = ToyProcess(path, stop_at)
+    killed.wait_until_measuring()
+    killed.kill()
+    killed.communicate()
+    before = Sweep(path).records() + Sweep(path).records("baseline")
+    assert len(before) == stop_at - 1
+
+    assert ToyProcess(path, 0).finish() == Ending.EXHAUSTED.name
+    sweep = Sweep(path)
+    assert sorted(config_id(record.config) for record in sweep.records()) == sorted(map(config_id, ALL))
+    assert sweep.states()[TrialState.RUNNING] == 0
+    measured = Counter(Path(f"{path}.measured").read_text().split())
+    # Twice: the one in flight, and the baseline's config, which is a candidate of the other family, too.
+    assert sum(measured.values()) == len(ALL) + 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_trial_in_flight_and_stops(path: Path, number: int) -> None:
+    process = ToyProcess(path, 7)
+    process.wait_until_measuring()
+    process.send_signal(number)
+    assert process.finish() == Ending.STOPPED.name
+    measured = Path(f"{path}.measured").read_text().count("\n")
+    assert 7 <= measured < len(ALL)
+    sweep = Sweep(path)
+    assert len(sweep.records()) + len(sweep.records("baseline")) == measured
+    assert ToyProcess(path, 0).finish() == Ending.EXHAUSTED.name
+    assert Path(f"{path}.measured").read_text().count("\n") == len(ALL) + 1
+
+
+def test_a_second_signal_stops_at_once(path: Path) -> None:
+    process = ToyProcess(path, 3)
+    process.wait_until_measuring()
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdin is not None
+    process.stdin.close()  # lets the measuring thread end, which Python waits for
+    assert process.wait(timeout=60) != 0
+    assert ToyProcess(path, 0).finish() == Ending.EXHAUSTED.name
+    assert len(Sweep(path).records()) == len(ALL)

@@ -12,15 +12,16 @@ from optuna.trial import TrialState
 from harness.record import Outcome, Source
 from sweeps import store
 from sweeps.sampler import SnappingSampler, SpaceExhausted, make_sampler
-from sweeps.space import Space
-from tests.sweeps.toys import M_VALUES, PROBLEM, TARGET, ToyFamily, toy_record, toy_time_us
+from sweeps.space import Space, config_params
+from tests.sweeps.toys import PROBLEM, TARGET, ToyConfig, ToyFamily, toy_record, toy_time_us
 
 SPACE = Space(ToyFamily(), PROBLEM, TARGET)
 DISTRIBUTIONS = SPACE.distributions()
+FIRST = [config_params(ToyConfig(tile=tile)) for tile in (16, 8)]
 
 
 def sampler(kind: str, seed: int) -> SnappingSampler:
-    return make_sampler(SPACE, kind, seed=seed, exhaustive_limit=10, m_values=M_VALUES)  # type: ignore[arg-type]
+    return make_sampler(SPACE, kind, seed=seed, exhaustive_limit=10, first=FIRST)  # type: ignore[arg-type]
 
 
 @settings(max_examples=15, deadline=None)
@@ -59,16 +60,14 @@ def test_the_proposal_is_taken_where_it_is_legal_and_unseen() -> None:
     assert sum(second[name] != wanted[name] for name in wanted) == 1
 
 
-def test_defaults_come_first() -> None:
+def test_what_is_to_come_first_does() -> None:
     study = optuna.create_study(sampler=sampler("tpe", 3))
-    first = [study.ask(DISTRIBUTIONS).params for _ in range(2)]
-    assert [params["tile"] for params in first] == [8, 16]
-    assert all(params["stages"] == 2 and params["mode"] == "plain" for params in first)
+    assert [study.ask(DISTRIBUTIONS).params for _ in FIRST] == FIRST
 
 
 def test_auto_is_exhaustive_up_to_the_limit() -> None:
     def proposer(limit: int) -> object:
-        made = make_sampler(SPACE, "auto", seed=0, exhaustive_limit=limit, m_values=M_VALUES)
+        made = make_sampler(SPACE, "auto", seed=0, exhaustive_limit=limit)
         return made._proposer
 
     assert proposer(len(SPACE)) is None
@@ -79,7 +78,8 @@ def test_released_configs_are_asked_again_and_records_without_a_value_are_not() 
     study = optuna.create_study(sampler=sampler("random", 0))
     released, compiled = study.ask(DISTRIBUTIONS), study.ask(DISTRIBUTIONS)
     record = toy_record(compiled.params, Outcome.COMPILED, source=Source.NONE)
-    store.tell(study, compiled, record, None)
+    store.keep(compiled, record)
+    store.tell(study, compiled.number, None)
     store.release(study, released)
     assert study.ask(DISTRIBUTIONS).params == released.params
     rest = [study.ask(DISTRIBUTIONS).params for _ in range(len(SPACE) - 2)]

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from harness.record import Outcome
+from harness.record import Outcome, TrialRecord
 from sweeps import store
 from sweeps.errors import StudyError
 from sweeps.sampler import SnappingSampler
@@ -40,6 +40,12 @@ def open_toy(path: Path, **changes: Any) -> optuna.Study:
     return store.open_study(storage, replace(INFO, **changes), SnappingSampler(SPACE, seed=0), DISTRIBUTIONS)
 
 
+def record_one(study: optuna.Study, record: TrialRecord) -> None:
+    trial = study.ask(DISTRIBUTIONS)
+    store.keep(trial, record)
+    store.tell(study, trial.number, 1.0)
+
+
 def test_a_study_says_what_it_is_about(tmp_path: Path) -> None:
     open_toy(tmp_path / "runs" / "toy.db", legal_size=len(SPACE))
     read = store.read_study(store.open_storage(str(tmp_path / "runs" / "toy.db")), None)
@@ -52,7 +58,7 @@ def test_results_can_read_it(tmp_path: Path) -> None:
     path = tmp_path / "toy.db"
     study = open_toy(path)
     record = toy_record(SPACE.params(0))
-    store.tell(study, study.ask(DISTRIBUTIONS), record, 1.0)
+    record_one(study, record)
     store.add(study, toy_record(SPACE.params(0), role="baseline"))
     study.ask(DISTRIBUTIONS)
     loaded = load_study(path, "toy")
@@ -78,7 +84,7 @@ def test_a_study_of_something_else_is_refused_unchanged(
 ) -> None:
     path = tmp_path / "toy.db"
     study = open_toy(path)
-    store.tell(study, study.ask(DISTRIBUTIONS), toy_record(SPACE.params(0)), 1.0)
+    record_one(study, toy_record(SPACE.params(0)))
     before = _dump(path)
     with pytest.raises(StudyError, match=f"study 'toy' {message}: choose another name with --study"):
         open_toy(path, **changes)
@@ -101,8 +107,9 @@ def test_recover_releases_what_was_in_flight_and_tells_what_was_recorded(tmp_pat
     study = open_toy(tmp_path / "toy.db")
     in_flight, recorded, told = (study.ask(DISTRIBUTIONS) for _ in range(3))
     half_asked = study.ask()
-    store.tell(study, told, toy_record(told.params), 2.0)
-    recorded.set_user_attr("record", store.to_json(toy_record(recorded.params)).decode())
+    store.keep(told, toy_record(told.params))
+    store.tell(study, told.number, 2.0)
+    store.keep(recorded, toy_record(recorded.params))
 
     study = open_toy(tmp_path / "toy.db")
     assert store.recover(study, lambda record: 3.0, len(DISTRIBUTIONS)) == 1
@@ -124,7 +131,7 @@ def test_records_round_trip_in_order(tmp_path: Path) -> None:
     study = open_toy(tmp_path / "toy.db")
     wanted = [toy_record(SPACE.params(i), outcome) for i, outcome in enumerate(Outcome)]
     for record in wanted:
-        store.tell(study, study.ask(DISTRIBUTIONS), record, 1.0)
+        record_one(study, record)
     assert store.records(open_toy(tmp_path / "toy.db")) == wanted
 
 

@@ -1,0 +1,139 @@
+"""Run a sweep from its description: open everything, drive it, say what came out."""
+
+from __future__ import annotations
+
+import msgspec
+
+from harness.cache import ArtifactCache
+from harness.compile_pool import CompilePool
+from harness.executor import Executor, MeasurePlan
+from harness.executors import NoExecutor, make_executor
+from harness.provenance import provenance
+from harness.record import ParamValue, Source
+from harness.trial import RunFacts
+from kernels.best import best_known_config
+from kernels.families import family
+from kernels.family import KernelFamily
+from sweeps import store
+from sweeps.driver import Driver, Ending
+from sweeps.job import Workshop
+from sweeps.places import Place, place_for
+from sweeps.progress import summary
+from sweeps.sampler import make_sampler
+from sweeps.space import Space, config_params
+from sweeps.spec import SweepSpec
+from sweeps.stop import stop_on_signal
+
+COMPILED_ONLY = """\
+Nothing was run: {reason}.
+The configs are compiled, and nothing is known of their speed. To measure them on a GPU host, copy this folder
+there and run `make sweep`; or, where it has no network or compiler, run `routertune pack --spec {spec}` here,
+`routertune measure` there and `routertune collect` here again."""
+
+
+def run_sweep(
+    spec: SweepSpec,
+    *,
+    spec_name: str,
+    storage: str | None,
+    study: str | None,
+    executor: str,
+    workers: int | None,
+    cache: str | None,
+) -> bool:
+    """Sweep, and print what came out; returns whether it was stopped before its end.
+
+    `executor` is "auto", "cuda", or "none" to compile only.
+    """
+    space = Space(family(spec.family), spec.problem, spec.target, spec.parameters)
+    opened = NoExecutor("as asked") if executor == "none" else make_executor(executor, spec.target)
+    compiled_only = isinstance(opened, NoExecutor)
+    place = place_for(spec, storage, study, compiled_only=compiled_only)
+    if isinstance(opened, NoExecutor):
+        ending = drive(spec, space, place, None, workers=workers, cache=cache)
+        print(COMPILED_ONLY.format(reason=opened.reason, spec=spec_name))
+    else:
+        with opened:
+            ending = drive(spec, space, place, opened, workers=workers, cache=cache)
+    return ending is Ending.STOPPED
+
+
+def drive(
+    spec: SweepSpec,
+    space: Space,
+    place: Place,
+    executor: Executor | None,
+    *,
+    workers: int | None,
+    cache: str | None,
+) -> Ending:
+    """Run the sweep in the study at `place`; everything that can be refused is, before any compile."""
+    kernels = space.family
+    baselines = baseline_configs(spec)
+    first = [best_known_config(kernels, spec.problem, spec.target, m) for m in spec.m_values]
+    first += [kernels.default_config(spec.problem, m) for m in spec.m_values]
+    sampler = make_sampler(
+        space,
+        spec.search.sampler,
+        seed=spec.search.seed,
+        exhaustive_limit=spec.search.exhaustive_limit,
+        first=map(config_params, first),
+    )
+    origin = provenance()
+    storage = store.open_storage(place.storage, create=True)
+    with (
+        store.sole_sweeper(place.storage, place.study or spec.name),
+        CompilePool(ArtifactCache(cache), workers=workers) as pool,
+        stop_on_signal() as stop,
+    ):
+        info = study_info(spec, place, executor, space, created=origin.date, command=origin.command)
+        study = store.open_study(storage, info, sampler, space.distributions())
+        print(f"{info.name}: {len(space)} legal of {space.size} configs of {space.family.name}")
+        workshop = Workshop(
+            problem=spec.problem,
+            target=spec.target,
+            pool=pool,
+            executor=executor,
+            plan=MeasurePlan(m_values=spec.m_values),
+            facts=RunFacts.of(executor, origin),
+            seed=spec.search.seed,
+        )
+        driver = Driver(spec, space, study, sampler, workshop, baselines=baselines, stop=stop)
+        ending = driver.run()
+    print(f"{place.storage}: {ending}")
+    print(summary(store.records(study), spec.objective.metric, spec.m_values))
+    return ending
+
+
+def baseline_configs(spec: SweepSpec) -> list[tuple[KernelFamily, dict[str, ParamValue]]]:
+    """What to measure beside the candidates: the configured one, or the family's defaults for all M, so that
+    at each M the candidates meet what somebody would really use there."""
+    if not spec.baseline.enabled:
+        return []
+    kernels = family(spec.baseline.family)
+    if spec.baseline.config:
+        configs = [kernels.config(spec.baseline.config)]
+    else:
+        configs = list(dict.fromkeys(kernels.default_config(spec.problem, m) for m in spec.m_values))
+    return [(kernels, config_params(config)) for config in configs]
+
+
+def study_info(
+    spec: SweepSpec, place: Place, executor: Executor | None, space: Space, *, created: str, command: str
+) -> store.StudyInfo:
+    """What the study of a sweep is about."""
+    return store.StudyInfo(
+        name=place.study or spec.name,
+        family=spec.family,
+        problem=msgspec.to_builtins(spec.problem),
+        target=spec.target,
+        executor=executor.name if executor else "none",
+        source=executor.source if executor else Source.NONE,
+        m_values=spec.m_values,
+        objective=spec.objective.metric,
+        objective_m_values=spec.objective_m_values,
+        created=created,
+        command=command,
+        space_size=space.size,
+        legal_size=len(space),
+    )
