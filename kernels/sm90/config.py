@@ -29,6 +29,12 @@ WGMMA_M = 64
 WGMMA_MAX_N = 256
 BARRIER_BYTES = 1_024  # mbarriers, rounded up to the alignment of the stages behind them
 
+# The epilogue's scratch: 16 rows of a warp, two lanes to a row. With rows 2 elements apart from a multiple of
+# 16, the lanes of a warp, each at column 2 i + (lane % 2) of row lane / 2, read 32 different banks.
+SCRATCH_ROWS = 16
+SCRATCH_PADDING = 2
+MAX_EPI_N = 48
+
 # Registers a thread after setmaxnreg, by number of consumer warpgroups: (producer, consumer). The sum over
 # the warpgroups stays within 512 = 65536 / 128.
 REGISTER_SPLIT = {1: (40, 240), 2: (24, 240), 3: (24, 160), 4: (24, 120)}
@@ -97,6 +103,17 @@ class Sm90Config:
     def accumulator_registers(self) -> int:
         return self.rows_per_warpgroup * self.columns_per_warpgroup // WARPGROUP
 
+    @property
+    def epi_n(self) -> int:
+        """Columns of a subtile: the largest multiple of 8 up to 48 that divides a warpgroup's columns."""
+        columns = self.columns_per_warpgroup
+        return max((n for n in range(8, MAX_EPI_N + 1, 8) if columns % n == 0), default=0)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The epilogue's scratch of all consumer warps."""
+        return 4 * self.warpgroups * SCRATCH_ROWS * (self.epi_n + SCRATCH_PADDING) * 4
+
     def n_tiles(self, problem: RouterProblem) -> int:
         """Expert tiles that one CTA walks."""
         return -(-problem.experts // (self.tile_n * self.expert_split))
@@ -107,7 +124,7 @@ class Sm90Config:
 
     def reduction_bytes(self) -> int:
         """Shared memory of the accumulators that split-K adds up."""
-        return self.tile_m * self.tile_n * 4 if self.split_k > 1 else 0
+        return self.tile_m * (self.tile_n + SCRATCH_PADDING) * 4 if self.split_k > 1 else 0
 
 
 @dataclass(frozen=True)
@@ -117,9 +134,10 @@ class TwoKernelConfig(Sm90Config):
     gate_warps: int = 4
 
 
+# tile_n = 24 would divide 384 experts by 16, but aborts the compiler of DSL 4.8.1.
 SPACE: dict[str, tuple[ParamValue, ...]] = {
     "tile_m": (64, 128, 256),
-    "tile_n": (24, 32, 48, 64, 96, 128, 192, 256, 384),
+    "tile_n": (32, 48, 64, 96, 128, 192, 256, 384),
     "tile_k": (64, 128),
     "stages": (2, 3, 4, 6, 8, 12),
     "cluster_m": (1, 2, 4),
@@ -202,15 +220,14 @@ def _cluster_reason(problem: RouterProblem, c: Sm90Config) -> str | None:
 def _resource_reason(problem: RouterProblem, c: Sm90Config, *, router: bool) -> str | None:
     stages_bytes = c.stages * c.stage_bytes
     needed = BARRIER_BYTES + c.n_tiles(problem) * c.tile_n * 4 + stages_bytes
+    if router:
+        needed += c.scratch_bytes
     if needed > SMEM_BYTES:
         return f"{needed} bytes of shared memory: a block has {SMEM_BYTES}"
     overlay = c.reduction_bytes() + (c.merge_bytes(problem) if router else 0)
     if overlay > stages_bytes:
         return f"{overlay} bytes of partial results do not fit over {stages_bytes} bytes of stages"
-    lists = 3 * problem.top_k * (c.rows_per_warpgroup // 32) if router else 0
-    if c.n_tiles(problem) == 1:
-        # The rows are walked one after the other once the accumulator is complete: one list is live.
-        lists = min(lists, 3 * problem.top_k)
+    lists = 3 * problem.top_k * (c.rows_per_warpgroup // WGMMA_M) if router else 0
     registers = c.accumulator_registers + lists + EPILOGUE_REGISTERS
     limit = REGISTER_SPLIT[c.warpgroups][1]
     if registers > limit:

@@ -1,17 +1,17 @@
 """What happens to a finished accumulator: the router, or, on the two-kernel path, a store of the logits.
 
-Both epilogues walk the accumulator fragment of a consumer thread, which is
+A consumer warp holds 16 rows of each of its 64-row blocks, four lanes to a row (PTX ISA, "register fragments
+for wgmma.mma_async.m64nNk16", matrix D): lane l has rows l/4 and l/4 + 8, columns 8 j + 2 (l % 4) + {0, 1}.
 
-    ((half, row % 2, j), row // 2, 0)     half in 0..1, j in 0..N/8-1: columns 8 j + 2 (lane % 4) + half
+The router takes `epi_n` columns at a time through a scratch of the warp's own in shared memory, where two
+lanes own a row and walk its columns in a rolled loop. Fed straight from the fragment, the scores and
+insertions of every column are code of their own, 100 KB of it and executed once: on an H100 (2026-11-23) a
+launch at M = 1 took 19 us however short its K loop was, most of it waiting for instructions.
 
-(PTX ISA, "register fragments for wgmma.mma_async.m64nNk16", matrix D), with the fragment's own coordinates
-telling the token and the expert column, so that no index arithmetic of the layout is repeated here.
-
-The router's epilogue feeds each row's running top k. A row's partial lists are then merged within the quad
-of threads that share the row, left in shared memory, and merged over all warpgroups and CTAs that hold some
-of the row's experts; every CTA of the group merges an equal share of the rows. Lists and split-K partials
-overlay the ring of stages: every load that targets a CTA's ring has been waited for by its own consumers
-before any of them passes the barrier that precedes the overlay.
+A row's two lists are merged by shuffle, left in shared memory, and merged over all warpgroups and CTAs that
+hold some of the row's experts; every CTA of the group merges an equal share of the rows. Lists and split-K
+partials overlay the ring of stages: every load that targets a CTA's ring has been waited for by its own
+consumers before any of them passes the barrier that precedes the overlay.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from cutlass import Boolean, Float32, Int32, const_expr
 from cutlass.cutlass_dsl import select_
 
 from kernels.problem import RouterProblem
-from kernels.sm90.config import WARPGROUP, WGMMA_M, Sm90Config
+from kernels.sm90.config import SCRATCH_PADDING, SCRATCH_ROWS, WARPGROUP, WGMMA_M, Sm90Config
 from kernels.sm90.score import activation
 from kernels.sm90.topk import EMPTY_KEY, TopK, sort_key
 
 CONSUMER_BARRIER = 1
+WARP = 32
+# Columns in flight in the rolled loops: enough to cover the latency of exp, rcp and sqrt.
+ROLLED = 4
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,23 @@ class Place:
     m_tile: Int32
     first_expert: Int32
     coordinates: cute.Tensor  # (row, column) in the CTA's tile of each element of the accumulator
+    scratch: cute.Tensor  # [16, epi_n] fp32 in shared memory, of this warp alone
+
+    @property
+    def lane(self) -> Int32:
+        return self.thread % WARP
+
+    def first_row(self, block: int) -> Int32:
+        """The tile's row where the 16 rows of this warp in its 64-row block `block` begin."""
+        return self.coordinates[((0, 0, 0), block, 0)][0] - self.lane // 4
+
+    def first_column(self) -> Int32:
+        """The tile's column where those of this warpgroup begin."""
+        return self.coordinates[((0, 0, 0), 0, 0)][1] - 2 * (self.lane % 4)
 
 
 class Epilogue:
-    """The walk over the accumulator, shared by both epilogues."""
+    """What both epilogues share: the exchange through shared memory and the sum over a K split."""
 
     # Cluster barriers inside `finish`, which the producer warpgroup has to join.
     finish_cluster_barriers = 0
@@ -62,34 +78,18 @@ class Epilogue:
         self.n_tiles = config.n_tiles(problem)
         self.group = config.expert_split * config.split_k
         self.consumer_threads = WARPGROUP * config.warpgroups
-        self.rows = 2 * config.rows_per_warpgroup // WGMMA_M  # of the tile in one thread's fragment
-        self.columns = config.columns_per_warpgroup // 8  # groups of two columns in a row of the fragment
+        self.blocks = config.rows_per_warpgroup // WGMMA_M
+        self.scratch_elements = config.scratch_bytes // 4
+
+    def scratch_of_warp(self, scratch: cute.Pointer, thread: Int32) -> cute.Tensor:
+        """The part of the CTA's scratch that the warp of consumer `thread` has to itself."""
+        stride = self.config.epi_n + SCRATCH_PADDING
+        layout = cute.make_layout((SCRATCH_ROWS, self.config.epi_n), stride=(stride, 1))
+        return cute.make_tensor(scratch + thread // WARP * SCRATCH_ROWS * stride, layout)
 
     def start(self) -> list[TopK]:
-        """The state that `take` updates, one for each row of the fragment."""
+        """The state that `take` updates, one for each row that a lane owns."""
         raise NotImplementedError
-
-    def take(
-        self,
-        state: list[TopK],
-        row: int,
-        logit: Float32,
-        column: Int32,
-        bias: cute.Tensor,
-        place: Place,
-        out: Outputs,
-    ) -> None:
-        """Consume one logit of row `row` of the fragment; `column` counts from the CTA's first expert."""
-        raise NotImplementedError
-
-    def finish(self, state: list[TopK], overlay: cute.Pointer, place: Place, out: Outputs) -> None:
-        """After the last tile."""
-        raise NotImplementedError
-
-    def coordinate(self, place: Place, row: int, column: int, half: int) -> tuple[Int32, Int32]:
-        """The tile's (row, column) of one element of the fragment."""
-        in_tile: tuple[Int32, Int32] = place.coordinates[((half, row % 2, column), row // 2, 0)]
-        return in_tile
 
     def walk(
         self,
@@ -101,14 +101,38 @@ class Epilogue:
         place: Place,
         out: Outputs,
     ) -> None:
-        """Consume one expert tile, row by row in ascending order of experts."""
-        for row in range(self.rows):
-            for j in range(self.columns):
-                for half in range(2):
-                    logit = accumulator[((half, row % 2, j), row // 2, 0)] * alpha
-                    column = self.coordinate(place, row, j, half)[1] + tile * self.config.tile_n
-                    self.take(state, row, logit, column, bias, place, out)
+        """Consume one expert tile."""
+        raise NotImplementedError
 
+    def take(
+        self,
+        state: list[TopK],
+        block: int,
+        logit: Float32,
+        column: Int32,
+        bias: cute.Tensor,
+        place: Place,
+        out: Outputs,
+    ) -> None:
+        """Consume one logit of this lane's row of block `block`; `column` counts from the CTA's first."""
+        raise NotImplementedError
+
+    def finish(self, state: list[TopK], overlay: cute.Pointer, place: Place, out: Outputs) -> None:
+        """After the last tile."""
+        raise NotImplementedError
+
+    def exchange(
+        self, accumulator: cute.Tensor, block: int, first: int, columns: int, rows: cute.Tensor, place: Place
+    ) -> None:
+        """Store columns `first` to `first + columns` of a block's fragment into `rows` [16, columns]."""
+        row, pair = place.lane // 4, 2 * (place.lane % 4)
+        for j in range(columns // 8):
+            for half in range(2):
+                for lower in range(2):
+                    value = accumulator[((half, lower, first // 8 + j), block, 0)]
+                    rows[row + 8 * lower, 8 * j + pair + half] = value
+
+    @cute.jit
     def reduce(
         self,
         accumulator: cute.Tensor,
@@ -122,31 +146,30 @@ class Epilogue:
         """Split K: add the accumulators of the CTAs with our experts; consume our part of the columns."""
         c = self.config
         _, expert_rank, k_rank = cute.arch.block_idx()
-        ours = self.columns // c.split_k
+        columns, first_column = c.columns_per_warpgroup, place.first_column()
+        ours = columns // c.split_k
         partial = cute.make_tensor(
             cute.recast_ptr(overlay, dtype=Float32),
-            cute.make_layout((self.consumer_threads, 2, self.columns, self.rows)),
+            cute.make_layout((c.tile_m, c.tile_n), stride=(c.tile_n + SCRATCH_PADDING, 1)),
         )
         self.consumer_barrier()
-        for row in range(self.rows):
-            for j in range(self.columns):
-                for half in range(2):
-                    partial[place.thread, half, j, row] = accumulator[((half, row % 2, j), row // 2, 0)]
+        for block in cutlass.range_constexpr(self.blocks):
+            rows = cute.domain_offset((place.first_row(block), first_column), partial)
+            self.exchange(accumulator, block, 0, columns, rows, place)
         cute.arch.cluster_arrive()
         cute.arch.cluster_wait()
         peers = [
             self.peer_address(partial, expert_rank + c.expert_split * peer, place)
             for peer in range(c.split_k)
         ]
-        for row in range(self.rows):
-            for step in range(ours):
-                j = k_rank * ours + step
-                for half in range(2):
-                    total = Float32(0.0)
-                    for address in peers:
-                        total = total + load_peer(address, partial, (place.thread, half, j, row))
-                    column = self.coordinate(place, row, 0, half)[1] + 8 * j
-                    self.take(state, row, total * alpha, column, bias, place, out)
+        for block in cutlass.range_constexpr(self.blocks):
+            row = place.first_row(block) + place.lane // 2
+            for step in cutlass.range(ours // 2, unroll=ROLLED):
+                column = first_column + k_rank * ours + 2 * step + place.lane % 2
+                total = Float32(0.0)
+                for address in peers:
+                    total = total + load_peer(address, partial, (row, column))
+                self.take(state, block, total * alpha, column, bias, place, out)
 
     def consumer_barrier(self) -> None:
         """Wait for all consumer threads of the CTA."""
@@ -159,23 +182,50 @@ class Epilogue:
 
 
 class LogitsEpilogue(Epilogue):
-    """Store alpha * accumulator as logits [M, E] fp32."""
+    """Store alpha * accumulator as logits [M, E] fp32, from the fragment: a quad fills a 32-byte sector."""
+
+    def __init__(self, problem: RouterProblem, config: Sm90Config) -> None:
+        super().__init__(problem, config)
+        self.scratch_elements = 1
 
     def start(self) -> list[TopK]:
         return []
 
-    @cute.jit
+    def walk(
+        self,
+        accumulator: cute.Tensor,
+        state: list[TopK],
+        alpha: Float32,
+        bias: cute.Tensor,
+        tile: Int32,
+        place: Place,
+        out: Outputs,
+    ) -> None:
+        for block in range(self.blocks):
+            for j in range(self.config.columns_per_warpgroup // 8):
+                for half in range(2):
+                    for lower in range(2):
+                        index = ((half, lower, j), block, 0)
+                        row, column = place.coordinates[index]
+                        logit = accumulator[index] * alpha
+                        self.store(logit, row, column + tile * self.config.tile_n, place, out)
+
     def take(
         self,
         state: list[TopK],
-        row: int,
+        block: int,
         logit: Float32,
         column: Int32,
         bias: cute.Tensor,
         place: Place,
         out: Outputs,
     ) -> None:
-        token = place.m_tile * self.config.tile_m + self.coordinate(place, row, 0, 0)[0]
+        self.store(logit, place.first_row(block) + place.lane // 2, column, place, out)
+
+    @cute.jit
+    def store(self, logit: Float32, row: Int32, column: Int32, place: Place, out: Outputs) -> None:
+        """Write one logit unless it is past M or E."""
+        token = place.m_tile * self.config.tile_m + row
         expert = place.first_expert + column
         if token < out.weights.shape[0] and expert < self.problem.experts:
             out.weights[token, expert] = logit
@@ -193,12 +243,35 @@ class RouterEpilogue(Epilogue):
         self.masked = config.tile_n * self.n_tiles * config.expert_split > problem.experts
 
     def start(self) -> list[TopK]:
-        return [TopK.empty(self.problem.top_k) for _ in range(self.rows)]
+        return [TopK.empty(self.problem.top_k) for _ in range(self.blocks)]
+
+    @cute.jit
+    def walk(
+        self,
+        accumulator: cute.Tensor,
+        state: list[TopK],
+        alpha: Float32,
+        bias: cute.Tensor,
+        tile: Int32,
+        place: Place,
+        out: Outputs,
+    ) -> None:
+        c = self.config
+        for block in cutlass.range_constexpr(self.blocks):
+            for subtile in cutlass.range_constexpr(c.columns_per_warpgroup // c.epi_n):
+                self.exchange(accumulator, block, subtile * c.epi_n, c.epi_n, place.scratch, place)
+                cute.arch.sync_warp()
+                first = tile * c.tile_n + place.first_column() + subtile * c.epi_n
+                for step in cutlass.range(c.epi_n // 2, unroll=ROLLED):
+                    column = 2 * step + place.lane % 2
+                    logit = place.scratch[place.lane // 2, column] * alpha
+                    self.take(state, block, logit, first + column, bias, place, out)
+                cute.arch.sync_warp()
 
     def take(
         self,
         state: list[TopK],
-        row: int,
+        block: int,
         logit: Float32,
         column: Int32,
         bias: cute.Tensor,
@@ -210,7 +283,7 @@ class RouterEpilogue(Epilogue):
         expert = place.first_expert + column
         if self.masked:
             key = select_(expert < self.problem.experts, key, Float32(EMPTY_KEY))
-        state[row].insert(key, expert, score, ascending_ids=True)
+        state[block].insert(key, expert, score, ascending_ids=True)
 
     def finish(self, state: list[TopK], overlay: cute.Pointer, place: Place, out: Outputs) -> None:
         self.leave_lists(state, overlay, place)
@@ -230,16 +303,16 @@ class RouterEpilogue(Epilogue):
 
     @cute.jit
     def leave_lists(self, state: list[TopK], overlay: cute.Pointer, place: Place) -> None:
-        """Merge each quad's lists and leave them in shared memory for the merge of the row."""
+        """Merge each row's two lists and leave them in shared memory for the merge of the row."""
         s_merge = self.merge_tensors(overlay)
         slot = place.thread // WARPGROUP if const_expr(self.config.lists_per_row > 1) else 0
         if const_expr(self.config.split_k == 1):
             self.consumer_barrier()  # every MMA has read the ring that the lists overlay
-        for row in cutlass.range_constexpr(self.rows):
-            top = state[row]
-            top.merge_lanes(4)
-            if place.thread % 4 == 0:
-                in_tile = self.coordinate(place, row, 0, 0)[0]
+        for block in cutlass.range_constexpr(self.blocks):
+            top = state[block]
+            top.merge_lanes(2)
+            if place.lane % 2 == 0:
+                in_tile = place.first_row(block) + place.lane // 2
                 for p in cutlass.range_constexpr(self.problem.top_k):
                     for held, tensor in zip((top.s, top.i, top.a), s_merge, strict=True):
                         tensor[p, in_tile, slot] = held[p]

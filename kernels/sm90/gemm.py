@@ -85,6 +85,7 @@ class Sm90RouterGemm:
         class SharedStorage:
             barriers: cute.struct.MemRange[Int64, c.stages * 2]
             bias: cute.struct.MemRange[Float32, self.n_tiles * c.tile_n]
+            scratch: cute.struct.MemRange[Float32, self.epilogue.scratch_elements]
             ring_a: cute.struct.Align[cute.struct.MemRange[BFloat16, cute.cosize(a_layout)], 1024]
             ring_b: cute.struct.Align[cute.struct.MemRange[BFloat16, cute.cosize(b_layout)], 1024]
 
@@ -168,6 +169,7 @@ class Sm90RouterGemm:
                 operand_a.ring,
                 operand_b.ring,
                 smem_bias,
+                storage.scratch.data_ptr(),
                 storage.ring_a.data_ptr(),
                 alpha[0],
                 thread - PRODUCER_THREADS,
@@ -255,6 +257,7 @@ class Sm90RouterGemm:
         ring_a: cute.Tensor,
         ring_b: cute.Tensor,
         bias: cute.Tensor,
+        scratch: cute.Pointer,
         overlay: cute.Pointer,
         alpha: Float32,
         thread: Int32,
@@ -278,7 +281,9 @@ class Sm90RouterGemm:
         )
         accumulator = cute.make_rmem_tensor(coordinates.shape, Float32)
         m_tile, _, _ = cute.arch.block_idx()
-        place = Place(thread, m_tile, first_expert, coordinates)
+        place = Place(
+            thread, m_tile, first_expert, coordinates, self.epilogue.scratch_of_warp(scratch, thread)
+        )
         state = self.epilogue.start()
 
         if const_expr(self.pingpong):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Float32, Int32
 from cutlass.cutlass_dsl import select_
@@ -69,20 +70,21 @@ class TopK:
             return higher
         return higher | ((s == self.s[p]) & (i < self.i[p]))
 
-    def merge_lanes(self, lanes: int) -> None:
+    @cute.jit
+    def merge_lanes(self, lanes: cutlass.Constexpr[int]) -> None:
         """Merge the lists of `lanes` neighbouring lanes (a power of two); all of them end with the result.
 
-        Slot p of a sorted list cannot rise above slot p of the merged one, so insertion p starts there.
+        Slot p of a sorted list cannot rise above slot p of the merged one, so insertion p starts there. The
+        rounds are a rolled loop, to keep the code small (see `kernels.sm90.epilogue`).
         """
-        offset = 1
-        while offset < lanes:
+        for round_index in cutlass.range(lanes.bit_length() - 1, unroll=1):
+            offset = 1 << round_index
             theirs = [
                 tuple(cute.arch.shuffle_sync_bfly(held[p], offset) for held in (self.s, self.i, self.a))
                 for p in range(self.k)
             ]
             for p, (s, i, a) in enumerate(theirs):
                 self.insert(s, i, a, ascending_ids=False, first=p)
-            offset *= 2
 
     def weights(self, problem: RouterProblem) -> list[Float32]:
         """The k routing weights: renormalized and scaled as `problem` says. A sum of 0 gives zeros."""

@@ -31,7 +31,7 @@ def taking(change: Callable[..., tuple[Any, ...]]) -> type[RouterEpilogue]:
         def take(
             self,
             state: list[TopK],
-            row: int,
+            block: int,
             logit: Float32,
             column: Int32,
             bias: cute.Tensor,
@@ -39,7 +39,7 @@ def taking(change: Callable[..., tuple[Any, ...]]) -> type[RouterEpilogue]:
             out: Outputs,
         ) -> None:
             score, biased, expert = change(self, logit, column, bias, place)
-            state[row].insert(sort_key(biased), expert, score, ascending_ids=True)
+            state[block].insert(sort_key(biased), expert, score, ascending_ids=True)
 
     return Mutant
 
@@ -105,9 +105,9 @@ class AlphaAfterScore(RouterEpilogue):
         self.alpha = alpha
         super().walk(accumulator, state, Float32(1.0), bias, tile, place, out)
 
-    def take(self, state, row, logit, column, bias, place, out):  # type: ignore[no-untyped-def]
+    def take(self, state, block, logit, column, bias, place, out):  # type: ignore[no-untyped-def]
         score = score_of(self, logit) * self.alpha
-        state[row].insert(
+        state[block].insert(
             sort_key(score + bias[column]), place.first_expert + column, score, ascending_ids=True
         )
 
@@ -118,9 +118,9 @@ class AlphaDropped(RouterEpilogue):
 
 
 class InsertedTwice(RouterEpilogue):
-    def take(self, state, row, logit, column, bias, place, out):  # type: ignore[no-untyped-def]
-        super().take(state, row, logit, column, bias, place, out)
-        super().take(state, row, logit, column, bias, place, out)
+    def take(self, state, block, logit, column, bias, place, out):  # type: ignore[no-untyped-def]
+        super().take(state, block, logit, column, bias, place, out)
+        super().take(state, block, logit, column, bias, place, out)
 
 
 @dataclass(frozen=True)
@@ -143,23 +143,23 @@ class UnclampedNaN(TopK):
 def starting(top: type[TopK]) -> type[RouterEpilogue]:
     class Mutant(RouterEpilogue):
         def start(self) -> list[TopK]:
-            return [top.empty(self.problem.top_k) for _ in range(self.rows)]
+            return [top.empty(self.problem.top_k) for _ in range(self.blocks)]
 
     return Mutant
 
 
-class QuadNotMerged(RouterEpilogue):
-    """Only the first of the four threads of a row is heard."""
+class SecondLaneUnheard(RouterEpilogue):
+    """Only the first of the two lanes that share a row is heard."""
 
     def finish(self, state, overlay, place, out):  # type: ignore[no-untyped-def]
         for top in state:
             for p in range(self.problem.top_k):
-                top.s[p] = select_(place.thread % 4 == 0, top.s[p], Float32(EMPTY_KEY))
+                top.s[p] = select_(place.lane % 2 == 0, top.s[p], Float32(EMPTY_KEY))
         super().finish(state, overlay, place, out)
 
 
 class StaleLists(RouterEpilogue):
-    """The second row of a thread starts from the first one's list."""
+    """The rows of a thread's second block start from the first block's lists."""
 
     def finish(self, state, overlay, place, out):  # type: ignore[no-untyped-def]
         for p in range(self.problem.top_k):
@@ -167,12 +167,22 @@ class StaleLists(RouterEpilogue):
         super().finish(state, overlay, place, out)
 
 
-class LowerRowsOnly(RouterEpilogue):
-    """Rows 8 to 15 of each 16 get their neighbours' lists."""
+class FirstBlockTwice(RouterEpilogue):
+    """The rows of a thread's second block get the first block's lists."""
 
     def finish(self, state, overlay, place, out):  # type: ignore[no-untyped-def]
-        state[1] = state[0]
-        super().finish(state, overlay, place, out)
+        super().finish([state[0], state[0]], overlay, place, out)
+
+
+class RowsShuffled(RouterEpilogue):
+    """The exchange puts rows where another layout would have them."""
+
+    def exchange(self, accumulator, block, first, columns, rows, place):  # type: ignore[no-untyped-def]
+        swapped = cute.make_tensor(
+            rows.iterator,
+            cute.make_layout(((2, 8), columns), stride=((8 * rows.stride[0], rows.stride[0]), 1)),
+        )
+        super().exchange(accumulator, block, first, columns, swapped, place)
 
 
 def writing(change: Callable[[TopK, RouterProblem, Outputs, Int32], None]) -> type[RouterEpilogue]:
@@ -254,9 +264,10 @@ EPILOGUES: dict[str, type[RouterEpilogue]] = {
     "inserted_twice": InsertedTwice,
     "tie_to_the_higher_id": starting(TieUp),
     "nan_unclamped": starting(UnclampedNaN),
-    "quad_not_merged": QuadNotMerged,
+    "second_lane_unheard": SecondLaneUnheard,
     "stale_lists": StaleLists,
-    "lower_rows_only": LowerRowsOnly,
+    "first_block_twice": FirstBlockTwice,
+    "rows_shuffled": RowsShuffled,
     "scale_twice": writing(scale_twice),
     "scale_dropped": writing(scale_dropped),
     "renorm_dropped": writing(renorm_dropped),
