@@ -80,7 +80,7 @@ def overhead_ms(trials: int) -> float:
         place = Place(str(Path(folder) / "bench.db"), "bench")
         study = store.open_study(
             store.open_storage(place.storage, create=True),
-            study_info(spec, place, executor, space, created="", command=""),
+            study_info(spec, place, executor.name, executor.source, space, created="", command=""),
             sampler,
             space.distributions(),
         )

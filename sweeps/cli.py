@@ -253,11 +253,11 @@ def export(output: Path | None, install: bool, **named: Any) -> None:
         click.echo(f"installed as {install_best(table, name)}")
 
 
-@main.command(epilog=examples("routertune pack --spec quick --output quick.tar"))
+@main.command(epilog=examples("routertune pack --spec quick --output quick-pack"))
 @sweep_options
 @click.option("--trials", type=int, help="How many configs.")
 @compile_options
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="The pack to write.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="A new folder.")
 def pack(
     spec_name: str | None,
     problem: str | None,
@@ -267,14 +267,19 @@ def pack(
     cache: str | None,
     output: Path,
 ) -> None:
-    """Compile a sweep's configs and pack them for a GPU host without network or compiler."""
-    from sweeps.transfer import write_sweep_pack
+    """Compile a sweep's configs and pack them for a GPU host without network or compiler.
+
+    Carry the folder there, run `python3 PACK/measure.py --out records.jsonl`, and bring the records back.
+    """
+    from sweeps.transfer import pack_sweep
 
     spec = _spec(spec_name, problem, target, trials=trials)
-    click.echo(f"{output}: {write_sweep_pack(spec, output, workers=workers, cache=cache)} artifacts")
+    packed = pack_sweep(spec, output, workers=workers, cache=cache)
+    click.echo(f"{packed.folder}: {packed.artifacts} artifacts, {packed.size_bytes / 2**20:.1f} MiB")
+    click.echo(f"on the GPU host: python3 {packed.folder.name}/measure.py --out records.jsonl")
 
 
-@main.command(epilog=examples("routertune measure quick.tar --output records.jsonl"))
+@main.command(epilog=examples("routertune measure quick-pack --output records.jsonl"))
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The records to write.")
 def measure(pack: Path, output: Path) -> None:
@@ -292,8 +297,8 @@ def collect(records: Path, storage: str | None, study: str | None, **named: Any)
     """Bring records that `measure` wrote into a study; records that are there already are left alone."""
     from sweeps.transfer import collect_records
 
-    added, known, place = collect_records(records, _spec(**named), storage, study)
-    click.echo(f"{place.storage}: {added} records added, {known} were there already")
+    done = collect_records(records, _spec(**named), storage, study)
+    click.echo(f"{done.place.storage}: {done.added} records added, {done.known} were there already")
 
 
 @main.command(epilog=examples("routertune space", "routertune space --spec small-batch"))

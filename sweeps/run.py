@@ -26,9 +26,10 @@ from sweeps.stop import stop_on_signal
 
 COMPILED_ONLY = """\
 Nothing was run: {reason}.
-The configs are compiled, and nothing is known of their speed. To measure them on a GPU host, copy this folder
-there and run `make sweep`; or, where it has no network or compiler, run `routertune pack --spec {spec}` here,
-`routertune measure` there and `routertune collect` here again."""
+The configs are compiled, and nothing is known of their speed. To measure them on a GPU host,
+  copy this folder there and run `make sweep`; or, where it has no network or compiler,
+  `routertune pack --spec {spec} --output PACK` here, `python3 PACK/measure.py --out records.jsonl` there,
+  and `routertune collect records.jsonl --spec {spec}` here again."""
 
 
 def run_sweep(
@@ -86,7 +87,8 @@ def drive(
         CompilePool(ArtifactCache(cache), workers=workers) as pool,
         stop_on_signal() as stop,
     ):
-        info = study_info(spec, place, executor, space, created=origin.date, command=origin.command)
+        runs = (executor.name, executor.source) if executor else ("none", Source.NONE)
+        info = study_info(spec, place, *runs, space, created=origin.date, command=origin.command)
         study = store.open_study(storage, info, sampler, space.distributions())
         print(f"{info.name}: {len(space)} legal of {space.size} configs of {space.family.name}")
         workshop = Workshop(
@@ -119,16 +121,16 @@ def baseline_configs(spec: SweepSpec) -> list[tuple[KernelFamily, dict[str, Para
 
 
 def study_info(
-    spec: SweepSpec, place: Place, executor: Executor | None, space: Space, *, created: str, command: str
+    spec: SweepSpec, place: Place, executor: str, source: Source, space: Space, *, created: str, command: str
 ) -> store.StudyInfo:
-    """What the study of a sweep is about."""
+    """What the study of a sweep is about; `executor` is the name of what runs it, "none" to compile only."""
     return store.StudyInfo(
         name=place.study or spec.name,
         family=spec.family,
         problem=msgspec.to_builtins(spec.problem),
         target=spec.target,
-        executor=executor.name if executor else "none",
-        source=executor.source if executor else Source.NONE,
+        executor=executor,
+        source=source,
         m_values=spec.m_values,
         objective=spec.objective.metric,
         objective_m_values=spec.objective_m_values,

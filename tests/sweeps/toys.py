@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from harness.artifact import Artifact, ArtifactManifest
 from harness.compile_result import CompileResult
 from harness.executor import Evaluation, Executor, MeasurePlan
@@ -99,7 +101,7 @@ def toy_record(
     timed = outcome in (Outcome.OK, Outcome.UNSTABLE)
     fields: dict[str, Any] = {
         "family": "toy",
-        "problem": {"name": "toy", "hidden": 64, "experts": 16, "top_k": 2},
+        "problem": msgspec.to_builtins(PROBLEM),
         "target": TARGET,
         "config": dict(params),
         "outcome": outcome,

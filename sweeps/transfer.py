@@ -1,0 +1,142 @@
+"""Compile here, measure elsewhere: packs of a sweep's configs, and the records that come back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from harness.artifact import Artifact
+from harness.cache import ArtifactCache
+from harness.compile_pool import CompilePool
+from harness.executor import Executor, ExecutorError, MeasurePlan
+from harness.executors import NoExecutor, make_executor
+from harness.pack import PackError, PackSummary, write_pack
+from harness.pack_measure import measure_pack
+from harness.provenance import provenance
+from harness.record import Outcome, Source, TrialRecord
+from harness.records import read_records
+from kernels.families import family
+from sweeps import store
+from sweeps.errors import StudyError
+from sweeps.objective import told_value
+from sweeps.places import Place, place_for
+from sweeps.run import drive, study_info
+from sweeps.sampler import make_sampler
+from sweeps.space import Space
+from sweeps.spec import SweepSpec
+
+
+def pack_sweep(spec: SweepSpec, out: Path, *, workers: int | None, cache: str | None) -> PackSummary:
+    """Compile the sweep's configs as a sweep without a GPU does, and pack them into the new folder `out`.
+
+    Raises `PackError` when `out` exists, nothing compiled, or the sweep was stopped.
+    """
+    if out.exists():
+        raise PackError(f"{out} exists: name a new folder")
+    space = Space(family(spec.family), spec.problem, spec.target, spec.parameters)
+    place = place_for(spec, None, None, compiled_only=True)
+    drive(spec, space, place, None, workers=workers, cache=cache)
+    records = store.records(store.read_study(store.open_storage(place.storage), place.study))
+    artifacts: dict[str, list[Artifact]] = {"candidate": [], "baseline": []}
+    with CompilePool(ArtifactCache(cache), workers=workers) as pool:
+        for record in records:
+            if record.outcome is Outcome.COMPILED:
+                kernels = family(record.family)
+                config = kernels.config(record.config)
+                # From the cache, where nobody has emptied it meanwhile.
+                compiled = pool.submit(kernels, spec.problem, config, spec.target).result()
+                if compiled.artifact is not None:
+                    artifacts[record.role].append(compiled.artifact)
+    plan = MeasurePlan(m_values=spec.m_values, seed=spec.search.seed)
+    return write_pack(out, artifacts["candidate"], plan, baselines=artifacts["baseline"])
+
+
+def measure_on_gpu(pack: Path, out: Path) -> int:
+    """Measure a pack on this host's GPU; returns how many records were added to `out`."""
+    with tqdm(desc="measuring", unit="config", disable=None, dynamic_ncols=True) as bar:
+
+        def report(record: TrialRecord, done: int, total: int) -> None:
+            bar.total = total
+            bar.n = done
+            bar.set_postfix_str(record.outcome)
+
+        return measure_pack(pack, out, _open_cuda, report=report)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What became of the records of a file."""
+
+    place: Place
+    added: int
+    known: int
+
+
+def collect_records(path: Path, spec: SweepSpec, storage: str | None, study: str | None) -> Collected:
+    """Add the records in `path` to the study of a sweep on a GPU, those that it does not have.
+
+    A record is known by its artifact, role and device. Raises `RecordError` for a file that cannot be read
+    and `StudyError`, having added nothing, when the records are not of this sweep or of several devices.
+    """
+    records = read_records(path)
+    space = Space(family(spec.family), spec.problem, spec.target, spec.parameters)
+    place = place_for(spec, storage, study, compiled_only=False)
+    sampler = make_sampler(space, "random", seed=spec.search.seed, exhaustive_limit=0)
+    origin = provenance()
+    info = study_info(
+        spec, place, "cuda", Source.MEASURED, space, created=origin.date, command=origin.command
+    )
+    for record in records:
+        _require_fitting(record, info, space)
+    distributions = space.distributions()
+    opened = store.open_storage(place.storage, create=True)
+    with store.sole_sweeper(place.storage, info.name):
+        found = store.open_study(opened, info, sampler, distributions)
+        existing = store.records(found)
+        _require_one_device([*existing, *records])
+        known = {_identity(record) for record in existing}
+        added = [record for record in records if _identity(record) not in known]
+        for record in added:
+            if record.role == "candidate":
+                value = told_value(record, spec.objective.metric, spec.objective_m_values)
+                store.add(found, record, value, distributions)
+            else:
+                store.add(found, record)
+    return Collected(place, len(added), len(records) - len(added))
+
+
+def _open_cuda(target: str) -> Executor:
+    executor = make_executor("cuda", target)
+    if isinstance(executor, NoExecutor):
+        raise ExecutorError(executor.reason)
+    return executor
+
+
+def _identity(record: TrialRecord) -> tuple[str, str, str]:
+    return record.artifact_key, record.role, record.device.uuid if record.device else ""
+
+
+def _require_fitting(record: TrialRecord, info: store.StudyInfo, space: Space) -> None:
+    for what, found, wanted in (
+        ("target", record.target, info.target),
+        ("problem", record.problem, info.problem),
+        ("source", record.source, info.source),
+    ):
+        if found != wanted:
+            raise StudyError(f"a record has {what} {found}, the sweep {wanted}: name the sweep with --spec")
+    if record.role == "candidate":
+        if record.family != info.family:
+            raise StudyError(f"a candidate is of {record.family}, the sweep of {info.family}")
+        if space.index(record.config) is None:
+            raise StudyError(f"a candidate's config is not in the sweep's space: {record.config}")
+    timed = [measured.m for measured in record.measurements]
+    if record.outcome in (Outcome.OK, Outcome.UNSTABLE) and timed != list(info.m_values):
+        raise StudyError(f"a record was measured at M = {timed}, the sweep at {list(info.m_values)}")
+
+
+def _require_one_device(records: list[TrialRecord]) -> None:
+    names = sorted({record.device.name for record in records if record.device})
+    if len(names) > 1:
+        raise StudyError(f"records of {' and '.join(names)} do not compare: keep them apart with --study")

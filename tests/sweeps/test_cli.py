@@ -1,0 +1,186 @@
+"""Every mistake is one line and has its own exit status; the chain from a store to an export works."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kernels.dispatch_table import load_table
+from sweeps.cli import main
+from tests.sweeps.toy_driver import Sweep
+from tests.sweeps.toys import M_VALUES, ToyExecutor, toy_record
+
+ROOT = Path(__file__).parents[2]
+# A few configs, so that whatever enumerates the space takes milliseconds.
+SMALL = """
+problem = "deepseek-v4-pro"
+family = "fused_sm90"
+m_values = [1, 64]
+[parameters]
+tile_m = [64]
+tile_k = [64]
+stages = [4]
+cluster_m = [1]
+split_k = [1]
+warpgroups = [1]
+[search]
+trials = 2
+"""
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands write below the current folder, and here `auto` finds no GPU."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("ROUTERTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ROUTERTUNE_BEST", str(tmp_path / "installed"))
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "small.toml").write_text(SMALL)
+    (tmp_path / "broken.toml").write_text("problem = \n")
+    (tmp_path / "no-such-choice.toml").write_text(SMALL.replace("tile_k = [64]", "tile_k = [65]"))
+    (tmp_path / "file").write_text("not a folder, not a database")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "message"),
+    [
+        ("swep", 2, "No such command 'swep'"),
+        ("sweep --trials many", 2, "'many' is not a valid integer"),
+        ("sweep --spec nosuch", 3, "no sweep 'nosuch': neither a file nor one of default, "),
+        ("sweep --spec broken.toml", 3, "broken.toml: malformed TOML: Invalid value (at line 1, column 11)"),
+        ("sweep --spec no-such-choice.toml", 3, "tile_k cannot be 65: its choices are"),
+        ("sweep --spec small.toml --problem gpt", 3, "unknown preset 'gpt': known are deepseek-v4-pro, "),
+        ("sweep --spec small.toml --target sm_1", 3, "fused_sm90 has no target 'sm_1': it has sm_90a"),
+        ("sweep --spec small.toml --trials 0", 3, "trials = 0: must be at least 1"),
+        ("sweep --spec small.toml --storage file/x.db", 4, "file/x.db: cannot be written"),
+        ("sweep --spec small.toml --storage file", 4, "file: not a usable storage"),
+        ("sweep --spec small.toml --storage nosuch://x", 4, "nosuch://x: not a usable storage"),
+        ("sweep --spec small.toml --executor cuda", 5, "no NVIDIA GPU is visible"),
+        ("sweep --spec small.toml --cache file", 6, "cannot write the artifact cache"),
+        ("status", 4, "runs/ holds no sweep: run `routertune sweep` first"),
+        ("plot --study nosuch", 4, "runs/nosuch.db: no such store: run a sweep first"),
+        ("export --storage file", 4, "file: not a usable storage"),
+        ("check-config --spec small.toml tile=1", 3, "fused_sm90 has no parameter 'tile': it has tile_m"),
+        ("check-config --spec small.toml tile_m=1", 3, "tile_m cannot be '1': its choices are 64, "),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_own_exit_status(command: str, status: int, message: str) -> None:
+    result = run(*command.split())
+    assert result.exit_code == status, result.output
+    line = result.stderr.splitlines()[-1]
+    assert message in line
+    assert "Traceback" not in result.stderr
+    if status != 2:  # click's own usage errors come with the usage
+        assert line.startswith("error: ")
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert not (Path("runs") / "best").exists()
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = run("--debug", "sweep", "--spec", "nosuch")
+    assert type(result.exception).__name__ == "SpecError"
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.spec.load_spec", lambda *_: 1 / 0)
+    assert isinstance(run("space").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("command", list(main.commands))
+def test_every_command_has_help_with_examples(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"  routertune {command}" in result.output.split("Examples:")[1]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from sweeps.cli import main\n"
+        "try: main(['sweep', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'optuna', 'cutlass', 'pandas', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_mistake_in_a_real_process_leaves_one_line_and_the_status() -> None:
+    command = [sys.executable, "-m", "sweeps.cli", "sweep", "--spec", "nosuch"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: no sweep 'nosuch'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_space_and_check_config() -> None:
+    shown = run("space", "--spec", "small.toml")
+    assert shown.exit_code == 0
+    assert "legal of" in shown.output
+    assert run("check-config", "--spec", "small.toml").output.endswith("legal\n")
+    illegal = run("check-config", "--spec", "small.toml", "tile_n=384", "warpgroups=1")
+    assert "illegal: " in illegal.output
+
+
+def test_the_chain_from_a_store_to_an_installed_table() -> None:
+    Path("runs").mkdir()
+    Sweep(Path("runs/toy.db"), executor=ToyExecutor()).run()
+
+    status = run("status")
+    assert status.exit_code == 0, status.output
+    assert "configs: " in status.output
+    assert "ms per trial" in status.output
+
+    assert (plot := run("plot")).exit_code == 0, plot.output
+    assert all(Path(line).is_file() for line in plot.stdout.splitlines())
+    assert (report := run("report")).exit_code == 0, report.output
+    assert Path(report.stdout.strip()).is_file()
+
+    export = run("export", "--install", "--storage", "runs/toy.db", "--study", "toy")
+    assert export.exit_code == 0, export.output
+    table = load_table(Path("installed/toy-sm_90a.json"))
+    assert table == load_table(Path("runs/best/toy-sm_90a.json"))
+    assert [entry.m for entry in table.entries] == list(M_VALUES)
+    assert table.entries[0].config == {"tile": 32, "stages": 2, "mode": "split", "early": True}
+
+
+def test_results_that_must_not_be_mixed_are_refused() -> None:
+    from dataclasses import replace
+
+    from harness.record import DeviceFacts
+    from sweeps import store
+
+    Path("runs").mkdir()
+    sweep = Sweep(Path("runs/toy.db"), executor=ToyExecutor())
+    sweep.run()
+    other = replace(
+        toy_record({"tile": 8, "stages": 1, "mode": "plain", "early": False}), device=DeviceFacts("Other")
+    )
+    store.add(sweep.study, other)
+    result = run("export")
+    assert result.exit_code == 7
+    assert "do not compare" in result.stderr
+
+
+@pytest.mark.compiles
+def test_without_a_gpu_a_sweep_compiles_and_says_that_nothing_was_run() -> None:
+    first = run("sweep", "--spec", "small.toml", "--workers", "1")
+    assert first.exit_code == 0, first.output
+    assert "2 configs: 2 compiled" in first.output
+    assert "Nothing was run: no NVIDIA GPU is visible" in first.output
+    assert "make sweep" in first.output
+    assert "routertune pack" in first.output
+    again = run("sweep", "--spec", "small.toml", "--workers", "1")
+    assert "2 configs: 2 compiled" in again.output
+    assert "2 configs" in run("status", "--spec", "small.toml").output
