@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from harness.artifact import LAUNCHER, Artifact, ArtifactManifest
@@ -161,7 +162,7 @@ class StandinRunner(Runner):
 
     def load(self, artifact: Artifact) -> Candidate:
         manifest = artifact.manifest
-        problem = RouterProblem(**manifest.problem)
+        problem = msgspec.convert(manifest.problem, RouterProblem)
         self._fault = str(manifest.config.get("fault", "none"))
         self._tile = int(manifest.config.get("tile", 32))
         return Candidate(_router(problem, self._fault), problem, lambda m: 1)
