@@ -16,6 +16,7 @@ from harness.artifact import Artifact, ArtifactManifest
 from harness.executor import MeasurePlan
 from harness.record import CheckResult, DeviceFacts, Measurement, Rates
 from kernels.families import family
+from kernels.family import KernelFamily
 from kernels.problem import RouterProblem
 
 # launch(a, b, bias, alpha, workspace, weights, ids), see `kernels.family`
@@ -38,9 +39,14 @@ class Candidate:
     tile_m: int = DEFAULT_TILE_M  # tokens of one tile, where the check looks for errors of tail tiles
 
     @classmethod
-    def of_manifest(cls, manifest: ArtifactManifest, launch: Launch) -> Candidate:
-        """Raises `ValueError` for an unknown family, parameter or problem."""
-        kernels = family(manifest.family)
+    def of_manifest(
+        cls, manifest: ArtifactManifest, launch: Launch, kernels: KernelFamily | None = None
+    ) -> Candidate:
+        """`kernels` is the manifest's family where that is not one of `kernels.families`.
+
+        Raises `ValueError` for an unknown family, parameter or problem.
+        """
+        kernels = kernels or family(manifest.family)
         problem = msgspec.convert(manifest.problem, RouterProblem)
         config = kernels.config(manifest.config)
         return cls(
