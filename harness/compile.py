@@ -51,7 +51,8 @@ def prepare_process(target: str) -> None:
     os.environ["CUTE_DSL_ARCH"] = target
     os.environ["CUTE_DSL_KEEP"] = "ptx,cubin"
     # The DSL also writes what it keeps to files, by default into the working directory.
-    os.environ.setdefault("CUTE_DSL_DUMP_DIR", tempfile.mkdtemp(prefix="routertune-dsl-"))
+    if "CUTE_DSL_DUMP_DIR" not in os.environ:
+        os.environ["CUTE_DSL_DUMP_DIR"] = tempfile.mkdtemp(prefix="routertune-dsl-")
     import cutlass.cute  # noqa: F401
 
 

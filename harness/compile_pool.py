@@ -7,11 +7,11 @@ outcome (`compile_error` or `timeout`) with the reason, and nothing else. Worker
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import multiprocessing
 import os
-import shutil
 import signal
+import tempfile
 import threading
 import time
 from concurrent.futures import CancelledError, Future
@@ -34,16 +34,16 @@ __all__ = ["DEFAULT_TIMEOUT_S", "CompilePool", "CompileResult"]
 DEFAULT_TIMEOUT_S = 90.0
 
 
-def _start_worker(target: str) -> None:
-    # Ctrl-C reaches the whole process group: the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _start_worker(target: str, dump_folder: str) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     die_with(parent.sentinel)
     # Compiling needs no device: without one no CUDA context can appear beside the measuring worker's.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    prepare_process(target)
-    atexit.register(shutil.rmtree, os.environ["CUTE_DSL_DUMP_DIR"], ignore_errors=True)
+    os.environ["CUTE_DSL_DUMP_DIR"] = tempfile.mkdtemp(dir=dump_folder)
+    # A worker that cannot start is started again for ever. This failure is each compile's to report.
+    with contextlib.suppress(Exception):
+        prepare_process(target)
 
 
 class CompilePool:
@@ -60,6 +60,7 @@ class CompilePool:
         self.workers = workers or len(os.sched_getaffinity(0))
         self.timeout_s = timeout_s
         self._toolchain = compiler_versions()
+        self._dumps = tempfile.TemporaryDirectory(prefix="routertune-dsl-")
         self._pools: dict[str, ProcessPool] = {}
         self._lock = threading.Lock()
 
@@ -102,6 +103,7 @@ class CompilePool:
         for pool in pools.values():
             pool.stop()  # type: ignore[no-untyped-call]
             pool.join()
+        self._dumps.cleanup()
 
     def __enter__(self) -> Self:
         return self
@@ -115,7 +117,7 @@ class CompilePool:
                 self._pools[target] = ProcessPool(
                     max_workers=self.workers,
                     initializer=_start_worker,
-                    initargs=(target,),
+                    initargs=(target, self._dumps.name),
                     context=multiprocessing.get_context("spawn"),
                 )
             return self._pools[target]

@@ -43,9 +43,14 @@ def _capture(launches: Sequence[Launch]) -> torch.cuda.CUDAGraph:
         launches[0]()  # the first launch loads the module, which a capture does not allow
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for launch in launches:
-            launch()
+    # Not `torch.cuda.graph`: it empties the allocator's cache each time, and nothing is allocated here.
+    with torch.cuda.stream(stream):
+        graph.capture_begin()
+        try:
+            for launch in launches:
+                launch()
+        finally:
+            graph.capture_end()
     return graph
 
 

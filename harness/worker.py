@@ -93,7 +93,8 @@ def _evaluate(runner: Runner, request: Evaluate, send: Send, announce: Callable[
 def _describe(error: Exception) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return one_line(f"out of memory: {error}")
-    return one_line(f"{type(error).__name__}: {error}")
+    # What follows the first line of a CUDA error is advice on how to debug it.
+    return one_line(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
 
 
 def _runner_class(name: str) -> type[Runner]:

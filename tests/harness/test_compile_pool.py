@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from harness.compile_pool import CompilePool, CompileResult
 from harness.record import Outcome
 from harness.resources import read_resources
 from harness.toolchain import ToolchainError
+from kernels.problem import RouterProblem
 from tests.harness.tiny_family import PROBLEM, TARGET, TinyConfig, TinyFamily
 
 pytestmark = pytest.mark.compiles
@@ -94,3 +96,18 @@ def test_what_is_not_a_cubin_is_refused() -> None:
         read_resources(b"PTX")
     with pytest.raises(ValueError, match="not a cubin"):
         read_resources(Path("/proc/self/exe").read_bytes())
+
+
+class BrokenDsl(TinyFamily):
+    """Stands for a DSL that cannot be imported on this machine."""
+
+    def compile(self, problem: RouterProblem, config: TinyConfig, target: str) -> Any:
+        raise ImportError("libcuda_dialect.so: cannot open shared object file")
+
+
+def test_what_the_machine_lacks_is_not_remembered(pool: CompilePool) -> None:
+    for _ in range(2):
+        result = pool.submit(BrokenDsl(), PROBLEM, TinyConfig(offset=100), TARGET).result()
+        assert result.outcome is Outcome.COMPILE_ERROR
+        assert "libcuda_dialect.so" in result.reason
+        assert not result.from_cache

@@ -62,8 +62,8 @@ def test_an_unsteady_measurement_is_kept_and_marked(executor: Executor, candidat
 def test_a_device_error_is_one_line(executor: Executor, candidate: Candidates) -> None:
     evaluation = executor.evaluate(candidate("error"), PLAN)
     assert evaluation.outcome is Outcome.CRASHED
-    assert evaluation.reason.startswith("RuntimeError: CUDA error: an illegal memory access was encountered")
-    assert evaluation.reason.endswith("(in check)")
+    cuda_error = "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert evaluation.reason == f"{cuda_error} (in check)"
 
 
 def test_a_worker_that_dies_between_candidates_is_nobodys_fault(
