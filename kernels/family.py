@@ -9,7 +9,8 @@ know nothing about the kernel inside:
     b          [E, K] bf16, row-major, 16-byte aligned
     bias       [E] fp32 (zeros where the problem has none)
     alpha      [1] fp32, on the device
-    workspace  [workspace_elements(problem, config, M)] fp32, contents undefined before and after
+    workspace  [workspace_elements(problem, config, M)] fp32, zeroed once by its owner before the first
+               launch that is given it; every launch leaves in it what the next one needs
     weights    [M, k] fp32, written
     ids        [M, k] int32, written
 
@@ -19,7 +20,8 @@ The stream is the caller's current one. Nothing outside `workspace`, `weights` a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +29,14 @@ from kernels.problem import RouterProblem
 
 # A parameter's value: what TOML, JSON and Optuna's categorical distribution can all carry.
 ParamValue = int | bool | str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One constraint of a family: why it refuses a config, or None, from the parameters in `reads` alone."""
+
+    reads: tuple[str, ...]
+    reason: Callable[[RouterProblem, Any], str | None]
 
 
 class KernelFamily(ABC):
@@ -63,6 +73,13 @@ class KernelFamily(ABC):
     @abstractmethod
     def source_files(self) -> tuple[Path, ...]:
         """The files that the compiled code depends on: they are part of an artifact's cache key."""
+
+    def rules(self) -> tuple[Rule, ...]:
+        """Constraints that `illegal_reason` applies, for an enumeration to drop partial configs by.
+
+        None by default: then only whole configs are judged.
+        """
+        return ()
 
     def config(self, params: Mapping[str, ParamValue]) -> Any:
         """The config with these parameters; raises `ValueError` naming an unknown or missing one."""

@@ -1,13 +1,21 @@
 """The search space of the Hopper router kernel and the single statement of its constraints.
 
 A CTA computes `tile_m` tokens against its share of the experts, `tile_n` experts at a time, `tile_k` of the
-hidden size per pipeline stage. A cluster has three dimensions:
+hidden size per pipeline stage. Its neighbours share the work in four ways:
 
     cluster_m      CTAs with different tokens and the same experts: they share B by multicast
-    expert_split   CTAs with the same tokens and different experts: they share A by multicast, and
+    expert_split   CTAs with the same tokens and different experts: they may share A by multicast, and
                    merge their top k through distributed shared memory
     split_k        CTAs with the same tokens and experts and different parts of K: they add their
                    accumulators through distributed shared memory, then merge like an expert split
+    grid_split     clusters with the same tokens and different experts: the last one to finish a row merges
+                   the lists of all of them through global memory
+
+The first three are the dimensions of the cluster. A cluster lives in one GPC, whose SMs together read about
+0.45 TB/s of weight (H100, 2026-11-23: M = 1 takes 18 us on 8 SMs and on 16), hence the fourth.
+
+The constraints are `RULES`: each names the parameters that it reads, so that an enumeration can drop a
+partial config as soon as they are known.
 """
 
 from __future__ import annotations
@@ -15,19 +23,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from kernels.family import ParamValue
+from kernels.family import ParamValue, Rule
 from kernels.problem import RouterProblem, Score
 
 # Hopper, compute capability 9.0 (CUDA C++ programming guide, table of technical specifications).
 SMEM_BYTES = 232_448 - 1_024  # 227 KB for a block; the driver keeps 1 KB for itself
-REGISTERS = 65_536
-PORTABLE_CLUSTER = 8
 MAX_CLUSTER = 16  # beyond 8 the launch asks for a non-portable cluster
 WARPGROUP = 128
 # wgmma: N is a multiple of 8 up to 256 (PTX ISA, wgmma.mma_async shapes). M is 64.
 WGMMA_M = 64
 WGMMA_MAX_N = 256
-BARRIER_BYTES = 1_024  # mbarriers, rounded up to the alignment of the stages behind them
+BARRIER_BYTES = 1_024  # mbarriers and flags, rounded up to the alignment of the stages behind them
+# Rows of K-major shared memory with the 128-byte swizzle come in atoms of 8.
+ATOM_ROWS = 8
 
 # The epilogue's scratch: 16 rows of a warp, two lanes to a row. With rows 2 elements apart from a multiple of
 # 16, the lanes of a warp, each at column 2 i + (lane % 2) of row lane / 2, read 32 different banks.
@@ -37,9 +45,10 @@ MAX_EPI_N = 48
 
 # Registers a thread after setmaxnreg, by number of consumer warpgroups: (producer, consumer). The sum over
 # the warpgroups stays within 512 = 65536 / 128.
-REGISTER_SPLIT = {1: (40, 240), 2: (24, 240), 3: (24, 160), 4: (24, 120)}
-# What the epilogue needs besides accumulators and top-k lists: measured from cubins that do not spill.
-EPILOGUE_REGISTERS = 48
+REGISTER_SPLIT = {1: (40, 240), 2: (24, 240), 3: (24, 160)}
+# What the epilogue needs besides accumulators and top-k lists, at least; a config may still spill a little,
+# which its record says.
+EPILOGUE_REGISTERS = 14
 
 
 class Schedule(StrEnum):
@@ -52,9 +61,10 @@ class Schedule(StrEnum):
 
 @dataclass(frozen=True)
 class Sm90Config:
-    """One point of the space. See the module for the cluster's dimensions.
+    """One point of the space. See the module for how CTAs share the work.
 
     Attributes:
+        tile_m: tokens of a CTA. Below 64, wgmma's M, the other rows of the tile are zeros that nobody loads.
         multicast_a: (expert_split > 1) each CTA loads a slice of A for all of them; otherwise each loads A
             whole and runs at its own pace.
         early_release: (pingpong) hand the tensor cores to the other warpgroup as soon as the accumulator
@@ -68,6 +78,7 @@ class Sm90Config:
     cluster_m: int = 1
     expert_split: int = 1
     split_k: int = 1
+    grid_split: int = 1
     multicast_a: bool = False
     warpgroups: int = 2
     schedule: str = Schedule.COOPERATIVE_M.value
@@ -78,13 +89,23 @@ class Sm90Config:
         return self.cluster_m * self.expert_split * self.split_k
 
     @property
+    def group_size(self) -> int:
+        """CTAs of a cluster that work on the same tokens, and merge their rows' lists."""
+        return self.expert_split * self.split_k
+
+    @property
     def a_multicast(self) -> int:
         """How many CTAs one load of A feeds."""
         return self.expert_split if self.multicast_a else 1
 
     @property
+    def mma_rows(self) -> int:
+        """Rows that the MMA computes: `tile_m`, or the 64 that it is padded to."""
+        return max(self.tile_m, WGMMA_M)
+
+    @property
     def rows_per_warpgroup(self) -> int:
-        return self.tile_m // self.warpgroups if self.schedule == Schedule.COOPERATIVE_M else self.tile_m
+        return self.mma_rows // self.warpgroups if self.schedule == Schedule.COOPERATIVE_M else self.mma_rows
 
     @property
     def columns_per_warpgroup(self) -> int:
@@ -96,8 +117,14 @@ class Sm90Config:
         return 1 if self.schedule == Schedule.COOPERATIVE_M else self.warpgroups
 
     @property
-    def stage_bytes(self) -> int:
+    def load_bytes(self) -> int:
+        """What TMA brings into one stage."""
         return (self.tile_m + self.tile_n) * self.tile_k * 2
+
+    @property
+    def ring_bytes(self) -> int:
+        """Shared memory of all stages, the padding of A included."""
+        return self.stages * (self.mma_rows + self.tile_n) * self.tile_k * 2
 
     @property
     def accumulator_registers(self) -> int:
@@ -114,17 +141,22 @@ class Sm90Config:
         """The epilogue's scratch of all consumer warps."""
         return 4 * self.warpgroups * SCRATCH_ROWS * (self.epi_n + SCRATCH_PADDING) * 4
 
+    @property
+    def reduction_bytes(self) -> int:
+        """Shared memory of the accumulators that split-K adds up."""
+        return self.mma_rows * (self.tile_n + SCRATCH_PADDING) * 4 if self.split_k > 1 else 0
+
     def n_tiles(self, problem: RouterProblem) -> int:
         """Expert tiles that one CTA walks."""
-        return -(-problem.experts // (self.tile_n * self.expert_split))
+        return -(-problem.experts // (self.tile_n * self.expert_split * self.grid_split))
+
+    def k_tiles(self, problem: RouterProblem) -> int:
+        """K tiles of the whole hidden size."""
+        return -(-problem.hidden // self.tile_k)
 
     def merge_bytes(self, problem: RouterProblem) -> int:
         """Shared memory of the partial lists: (s, i, a) of 4 bytes each."""
-        return self.tile_m * self.lists_per_row * problem.top_k * 12
-
-    def reduction_bytes(self) -> int:
-        """Shared memory of the accumulators that split-K adds up."""
-        return self.tile_m * (self.tile_n + SCRATCH_PADDING) * 4 if self.split_k > 1 else 0
+        return self.mma_rows * self.lists_per_row * problem.top_k * 12
 
 
 @dataclass(frozen=True)
@@ -136,131 +168,189 @@ class TwoKernelConfig(Sm90Config):
 
 # tile_n = 24 would divide 384 experts by 16, but aborts the compiler of DSL 4.8.1.
 SPACE: dict[str, tuple[ParamValue, ...]] = {
-    "tile_m": (64, 128, 256),
-    "tile_n": (32, 48, 64, 96, 128, 192, 256, 384),
+    "tile_m": (8, 16, 64, 128, 256),
+    "tile_n": (16, 32, 48, 64, 96, 128, 192, 256, 384),
     "tile_k": (64, 128),
-    "stages": (2, 3, 4, 6, 8, 12),
-    "cluster_m": (1, 2, 4),
-    "expert_split": (1, 2, 3, 4, 6, 8, 16),
+    "stages": (3, 4, 6, 8, 12, 18),
+    "cluster_m": (1, 2),
+    "expert_split": (1, 2, 3, 4, 6, 8),
     "split_k": (1, 2, 4, 8),
+    "grid_split": (1, 2, 3, 4, 6, 12),
     "multicast_a": (False, True),
     "warpgroups": (1, 2, 3),
     "schedule": tuple(schedule.value for schedule in Schedule),
     "early_release": (False, True),
 }
-
 GATE_SPACE: dict[str, tuple[ParamValue, ...]] = {"gate_warps": (1, 2, 4, 8)}
 
 
-def illegal_reason(problem: RouterProblem, config: Sm90Config, *, router: bool = True) -> str | None:
-    """None when the kernel can be built, else one line that says why not.
-
-    `router` is False for the GEMM that only writes logits: it keeps no top-k lists.
-    """
-    c = config
-    for name, choices in SPACE.items():
-        if getattr(c, name) not in choices:
-            return f"{name} = {getattr(c, name)} is not one of {', '.join(map(str, choices))}"
-    if router and problem.score is Score.SOFTMAX and not problem.renorm:
-        return "softmax without renormalization needs a denominator over all experts: use the two-kernel path"
-    return (
-        _schedule_reason(problem, c)
-        or _cluster_reason(problem, c)
-        or _resource_reason(problem, c, router=router)
-    )
+def _renormalized_softmax(problem: RouterProblem, c: Sm90Config) -> str | None:
+    if problem.score is Score.SOFTMAX and not problem.renorm:
+        return "softmax without renormalization needs a denominator over all experts: only the gate has one"
+    return None
 
 
-def _schedule_reason(problem: RouterProblem, c: Sm90Config) -> str | None:
-    if c.schedule == Schedule.PINGPONG:
-        if c.warpgroups != 2:
-            return f"pingpong alternates two warpgroups, not {c.warpgroups}"
-        if c.n_tiles(problem) < 2:
-            return "pingpong needs at least two expert tiles in a CTA"
-    elif c.early_release:
+def _pingpong(problem: RouterProblem, c: Sm90Config) -> str | None:
+    if c.schedule == Schedule.PINGPONG and c.warpgroups != 2:
+        return f"pingpong alternates two warpgroups, not {c.warpgroups}"
+    if c.early_release and c.schedule != Schedule.PINGPONG:
         return "early_release belongs to the pingpong schedule: elsewhere nobody waits for the tensor cores"
+    return None
+
+
+def _pingpong_tiles(problem: RouterProblem, c: Sm90Config) -> str | None:
+    if c.schedule == Schedule.PINGPONG and c.n_tiles(problem) < 2:
+        return "pingpong needs at least two expert tiles in a CTA"
+    return None
+
+
+def _cooperation(problem: RouterProblem, c: Sm90Config) -> str | None:
     if c.schedule == Schedule.COOPERATIVE_N and c.warpgroups == 1:
         return "one warpgroup has nobody to share columns with: use cooperative_m"
-    if c.schedule == Schedule.COOPERATIVE_M and c.tile_m % (WGMMA_M * c.warpgroups):
-        return f"tile_m = {c.tile_m} is not a multiple of 64 rows for each of {c.warpgroups} warpgroups"
+    if c.schedule == Schedule.COOPERATIVE_M and c.mma_rows % (WGMMA_M * c.warpgroups):
+        return f"tile_m = {c.tile_m} has not 64 rows for each of {c.warpgroups} warpgroups"
     columns = c.columns_per_warpgroup
     if c.tile_n % columns or columns % 8 or columns > WGMMA_MAX_N:
         return f"{columns} columns for a warpgroup: wgmma takes multiples of 8 up to {WGMMA_MAX_N}"
     return None
 
 
-def _cluster_reason(problem: RouterProblem, c: Sm90Config) -> str | None:
+def _cluster_size(problem: RouterProblem, c: Sm90Config) -> str | None:
     if c.cluster_size > MAX_CLUSTER:
         return f"a cluster of {c.cluster_size} CTAs: at most {MAX_CLUSTER}"
-    if c.n_tiles(problem) * c.tile_n * c.expert_split - problem.experts >= c.tile_n:
-        return f"tile_n = {c.tile_n} and expert_split = {c.expert_split} leave a whole tile without an expert"
-    if c.cluster_m > 1 and c.tile_n % (8 * c.cluster_m):
-        return f"multicast hands each of {c.cluster_m} CTAs a part of B's {c.tile_n} rows in units of 8"
-    group = c.expert_split * c.split_k
+    return None
+
+
+def _no_idle_tiles(problem: RouterProblem, c: Sm90Config) -> str | None:
+    ctas = c.expert_split * c.grid_split
+    if c.n_tiles(problem) * c.tile_n * ctas - problem.experts >= c.tile_n:
+        return f"tile_n = {c.tile_n} for each of {ctas} CTAs leaves a whole tile without an expert"
+    return None
+
+
+def _multicast_b(problem: RouterProblem, c: Sm90Config) -> str | None:
+    if c.cluster_m > 1 and c.tile_n % (ATOM_ROWS * c.cluster_m):
+        return f"multicast gives each of {c.cluster_m} CTAs a part of B's {c.tile_n} rows in units of 8"
+    return None
+
+
+def _multicast_a(problem: RouterProblem, c: Sm90Config) -> str | None:
     if c.multicast_a and c.expert_split == 1:
         return "multicast_a shares A among the CTAs of an expert split, and there is none"
-    if c.multicast_a and c.tile_m % (8 * c.expert_split):
-        return f"multicast hands each of {c.expert_split} CTAs a part of A's {c.tile_m} rows in units of 8"
-    if c.lists_per_row * group > 32:
-        return f"{c.lists_per_row * group} partial lists of a row: a warp merges at most 32"
-    if c.tile_m % group:
-        return f"tile_m = {c.tile_m} rows cannot be merged evenly by {group} CTAs"
-    if c.split_k > 1:
-        if c.n_tiles(problem) > 1:
-            return "split_k reduces a single expert tile per CTA: raise tile_n or expert_split"
-        if (c.columns_per_warpgroup // 8) % c.split_k:
-            return f"{c.columns_per_warpgroup} columns cannot be reduced evenly by {c.split_k} CTAs"
-    k_tiles = -(-problem.hidden // c.tile_k)
+    if c.multicast_a and c.tile_m % (ATOM_ROWS * c.expert_split):
+        return f"multicast gives each of {c.expert_split} CTAs a part of A's {c.tile_m} rows in units of 8"
+    return None
+
+
+def _lists(problem: RouterProblem, c: Sm90Config) -> str | None:
+    if c.lists_per_row * c.group_size > 32:
+        return f"{c.lists_per_row * c.group_size} partial lists of a row: a warp merges at most 32"
+    return None
+
+
+def _split_k(problem: RouterProblem, c: Sm90Config) -> str | None:
+    k_tiles = c.k_tiles(problem)
     if k_tiles % c.split_k:
         return f"{k_tiles} K tiles cannot be divided among {c.split_k} CTAs"
-    if c.stages > max(2, k_tiles // c.split_k):
+    if c.stages > max(3, k_tiles // c.split_k):
         return f"{c.stages} stages for {k_tiles // c.split_k} K tiles"
     return None
 
 
-def _resource_reason(problem: RouterProblem, c: Sm90Config, *, router: bool) -> str | None:
-    stages_bytes = c.stages * c.stage_bytes
-    needed = BARRIER_BYTES + c.n_tiles(problem) * c.tile_n * 4 + stages_bytes
-    if router:
-        needed += c.scratch_bytes
-    if needed > SMEM_BYTES:
-        return f"{needed} bytes of shared memory: a block has {SMEM_BYTES}"
-    overlay = c.reduction_bytes() + (c.merge_bytes(problem) if router else 0)
-    if overlay > stages_bytes:
-        return f"{overlay} bytes of partial results do not fit over {stages_bytes} bytes of stages"
-    lists = 3 * problem.top_k * (c.rows_per_warpgroup // WGMMA_M) if router else 0
-    registers = c.accumulator_registers + lists + EPILOGUE_REGISTERS
-    limit = REGISTER_SPLIT[c.warpgroups][1]
-    if registers > limit:
-        return f"about {registers} registers a thread: {c.warpgroups} consumer warpgroups leave {limit}"
+def _reduction(problem: RouterProblem, c: Sm90Config) -> str | None:
+    if c.split_k > 1 and c.n_tiles(problem) > 1:
+        return "split_k reduces a single expert tile per CTA: raise tile_n, expert_split or grid_split"
+    if c.split_k > 1 and c.columns_per_warpgroup % (2 * c.split_k):
+        return f"{c.columns_per_warpgroup} columns cannot be reduced in pairs by {c.split_k} CTAs"
     return None
 
 
-def default_config(problem: RouterProblem, m: int) -> Sm90Config:
+def _shared_memory(problem: RouterProblem, c: Sm90Config) -> str | None:
+    needed = BARRIER_BYTES + c.n_tiles(problem) * c.tile_n * 4 + c.scratch_bytes + c.ring_bytes
+    if needed > SMEM_BYTES:
+        return f"{needed} bytes of shared memory: a block has {SMEM_BYTES}"
+    return None
+
+
+def _overlay(problem: RouterProblem, c: Sm90Config) -> str | None:
+    overlay = c.reduction_bytes + c.merge_bytes(problem)
+    if overlay > c.ring_bytes:
+        return f"{overlay} bytes of partial results do not fit over {c.ring_bytes} bytes of stages"
+    return None
+
+
+def _registers(problem: RouterProblem, c: Sm90Config) -> str | None:
+    lists = 3 * problem.top_k * (c.rows_per_warpgroup // WGMMA_M)
+    registers = c.accumulator_registers + lists + EPILOGUE_REGISTERS
+    limit = REGISTER_SPLIT[c.warpgroups][1]
+    if registers > limit:
+        return f"at least {registers} registers a thread: {c.warpgroups} consumer warpgroups leave {limit}"
+    return None
+
+
+_EXPERT_PARAMETERS = ("tile_n", "expert_split", "grid_split")
+_WARPGROUP_PARAMETERS = ("tile_m", "tile_n", "warpgroups", "schedule")
+_RING_PARAMETERS = ("tile_m", "tile_n", "tile_k", "stages")
+
+RULES: tuple[Rule, ...] = (
+    Rule((), _renormalized_softmax),
+    Rule(_EXPERT_PARAMETERS, _no_idle_tiles),
+    Rule(("cluster_m", "expert_split", "split_k"), _cluster_size),
+    Rule(("tile_n", "cluster_m"), _multicast_b),
+    Rule(("tile_m", "expert_split", "multicast_a"), _multicast_a),
+    Rule(("tile_k", "stages", "split_k"), _split_k),
+    Rule(("warpgroups", "schedule", "early_release"), _pingpong),
+    Rule((*_EXPERT_PARAMETERS, "schedule"), _pingpong_tiles),
+    Rule(_WARPGROUP_PARAMETERS, _cooperation),
+    Rule(("expert_split", "split_k", "warpgroups", "schedule"), _lists),
+    Rule((*_EXPERT_PARAMETERS, *_WARPGROUP_PARAMETERS, "split_k"), _reduction),
+    Rule((*_EXPERT_PARAMETERS, *_RING_PARAMETERS, *_WARPGROUP_PARAMETERS), _shared_memory),
+    Rule((*_RING_PARAMETERS, *_WARPGROUP_PARAMETERS, "split_k"), _overlay),
+    Rule(_WARPGROUP_PARAMETERS, _registers),
+)
+
+
+def _no_grid_split(problem: RouterProblem, c: Sm90Config) -> str | None:
+    return "grid_split merges top-k lists: a GEMM that writes logits has none" if c.grid_split > 1 else None
+
+
+# The GEMM that writes logits keeps the router's rules, so that both kernels search the same shapes.
+TWO_KERNEL_RULES: tuple[Rule, ...] = (*RULES[1:], Rule(("grid_split",), _no_grid_split))
+
+
+def default_config(problem: RouterProblem, m: int, rules: tuple[Rule, ...] = RULES) -> Sm90Config:
     """A legal config for any problem, untuned: few tokens want many CTAs per tile, many want few.
 
-    The two shapes are the ones that did well in the first sweep on an H100 (see results/published).
+    The shapes are those that did well in the first sweeps on an H100 (see results/published).
     """
     few_tokens = [
-        Sm90Config(
-            tile_m=64,
-            tile_n=tile_n,
-            tile_k=tile_k,
-            stages=stages,
-            expert_split=split,
-            warpgroups=1,
-        )
+        Sm90Config(tile_m=64, tile_n=tile_n, tile_k=tile_k, stages=stages, expert_split=split, warpgroups=1)
         for split in (8, 4, 2, 1)
-        for tile_n in sorted(
-            n for n in SPACE["tile_n"] if isinstance(n, int) and n * split >= problem.experts
-        )[:1]
-        for tile_k, stages in ((128, 6), (64, 6), (64, 3), (64, 2))
+        for tile_n in (32, 48, 64, 96, 128, 192, 256)
+        for tile_k, stages in ((128, 6), (64, 6), (64, 3))
+        if tile_n * split >= problem.experts
     ]
-    many_tokens = [Sm90Config(), Sm90Config(tile_n=64), Sm90Config(tile_n=64, stages=2)]
+    many_tokens = [
+        Sm90Config(tile_n=192, expert_split=2, multicast_a=True),
+        Sm90Config(),
+        Sm90Config(tile_n=64),
+        Sm90Config(tile_n=64, stages=3),
+    ]
     ladder = few_tokens + many_tokens if m <= 1024 else many_tokens + few_tokens
     for config in ladder:
-        if (
-            illegal_reason(problem, config, router=problem.renorm or problem.score is not Score.SOFTMAX)
-            is None
-        ):
+        if all(rule.reason(problem, config) is None for rule in rules):
             return config
     raise ValueError(f"no default config is legal for {problem}: name a config")
+
+
+def counters(config: Sm90Config, m: int) -> int:
+    """Arrival counters of a grid split: one for each share of the rows of each tile of tokens."""
+    tiles = -(-m // config.tile_m)
+    return -(-tiles // config.cluster_m) * config.cluster_m * config.group_size
+
+
+def workspace_elements(problem: RouterProblem, config: Sm90Config, m: int) -> int:
+    """fp32 elements of the fused kernel's workspace at `m` tokens: counters, then (s, i, a) of each list."""
+    if config.grid_split == 1:
+        return 1
+    return counters(config, m) + 3 * config.grid_split * m * problem.top_k

@@ -37,10 +37,15 @@ ROLLED = 4
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the kernel writes: `weights` [M, k] fp32 and `ids` [M, k] int32; or `weights` is logits [M, E]."""
+    """What the kernel writes: `weights` [M, k] fp32 and `ids` [M, k] int32; or `weights` is logits [M, E].
+
+    `workspace` is the launch's; `arrivals` is one int32 of shared memory for what a grid split counts there.
+    """
 
     weights: cute.Tensor
     ids: cute.Tensor
+    workspace: cute.Tensor
+    arrivals: cute.Pointer
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Epilogue:
         self.problem = problem
         self.config = config
         self.n_tiles = config.n_tiles(problem)
-        self.group = config.expert_split * config.split_k
+        self.group = config.group_size
         self.consumer_threads = WARPGROUP * config.warpgroups
         self.blocks = config.rows_per_warpgroup // WGMMA_M
         self.scratch_elements = config.scratch_bytes // 4
@@ -145,12 +150,13 @@ class Epilogue:
     ) -> None:
         """Split K: add the accumulators of the CTAs with our experts; consume our part of the columns."""
         c = self.config
-        _, expert_rank, k_rank = cute.arch.block_idx()
+        _, expert_block, k_rank = cute.arch.block_idx()
+        expert_rank = expert_block % c.expert_split
         columns, first_column = c.columns_per_warpgroup, place.first_column()
         ours = columns // c.split_k
         partial = cute.make_tensor(
             cute.recast_ptr(overlay, dtype=Float32),
-            cute.make_layout((c.tile_m, c.tile_n), stride=(c.tile_n + SCRATCH_PADDING, 1)),
+            cute.make_layout((c.mma_rows, c.tile_n), stride=(c.tile_n + SCRATCH_PADDING, 1)),
         )
         self.consumer_barrier()
         for block in cutlass.range_constexpr(self.blocks):
@@ -227,7 +233,7 @@ class LogitsEpilogue(Epilogue):
         """Write one logit unless it is past M or E."""
         token = place.m_tile * self.config.tile_m + row
         expert = place.first_expert + column
-        if token < out.weights.shape[0] and expert < self.problem.experts:
+        if row < self.config.tile_m and token < out.weights.shape[0] and expert < self.problem.experts:
             out.weights[token, expert] = logit
 
     def finish(self, state: list[TopK], overlay: cute.Pointer, place: Place, out: Outputs) -> None:
@@ -240,7 +246,8 @@ class RouterEpilogue(Epilogue):
     def __init__(self, problem: RouterProblem, config: Sm90Config) -> None:
         super().__init__(problem, config)
         self.finish_cluster_barriers = int(self.group > 1)
-        self.masked = config.tile_n * self.n_tiles * config.expert_split > problem.experts
+        ctas = config.expert_split * config.grid_split
+        self.masked = config.tile_n * self.n_tiles * ctas > problem.experts
 
     def start(self) -> list[TopK]:
         return [TopK.empty(self.problem.top_k) for _ in range(self.blocks)]
@@ -292,8 +299,8 @@ class RouterEpilogue(Epilogue):
     def merge_tensors(self, overlay: cute.Pointer) -> tuple[cute.Tensor, cute.Tensor, cute.Tensor]:
         """s_merge_s, s_merge_i and s_merge_a: (k, tile_m, lists per row), behind the split-K partials."""
         c = self.config
-        layout = cute.make_layout((self.problem.top_k, c.tile_m, c.lists_per_row))
-        first = cute.recast_ptr(overlay, dtype=Float32) + c.reduction_bytes() // 4
+        layout = cute.make_layout((self.problem.top_k, c.mma_rows, c.lists_per_row))
+        first = cute.recast_ptr(overlay, dtype=Float32) + c.reduction_bytes // 4
         size = cute.size(layout)
         return (
             cute.make_tensor(first, layout),
@@ -324,27 +331,100 @@ class RouterEpilogue(Epilogue):
 
     @cute.jit
     def merge(self, overlay: cute.Pointer, place: Place, out: Outputs) -> None:
-        """Merge this CTA's share of the rows over all their lists, and write ids and weights."""
+        """Merge this CTA's share of the rows over the cluster's lists; write them, or pass them on."""
         c = self.config
-        _, expert_rank, k_rank = cute.arch.block_idx()
         lists = c.lists_per_row * self.group
-        lanes = 1 << (lists - 1).bit_length()
-        share = c.tile_m // self.group
+        lanes = lanes_for(lists)
+        share = -(-c.tile_m // self.group)
         at_once = self.consumer_threads // lanes
-        first_row = share * (expert_rank + c.expert_split * k_rank)
-        for step in cutlass.range_constexpr(-(-share // at_once)):
+        first_row = share * self.group_rank()
+        for step in cutlass.range(-(-share // at_once), unroll=1):
             row = step * at_once + place.thread // lanes
             lane = place.thread % lanes
-            token = place.m_tile * c.tile_m + first_row + row
+            in_tile = first_row + row
+            token = place.m_tile * c.tile_m + in_tile
             # Whole warps stay together for the shuffles; a lane without a row or a list merges empty ones.
-            top = self.read_list(overlay, first_row + row, lane, place, (row < share) & (lane < lists))
+            ours = (row < share) & (in_tile < c.tile_m)
+            top = self.read_list(overlay, in_tile, lane, place, ours & (lane < lists))
             top.merge_lanes(lanes)
-            if lane == 0 and row < share and token < out.weights.shape[0]:
-                self.write(top, out, token)
+            if lane == 0 and ours and token < out.weights.shape[0]:
+                if const_expr(c.grid_split > 1):
+                    self.publish(top, out, token)
+                else:
+                    self.write(top, out, token)
+        if const_expr(c.grid_split > 1):
+            self.merge_published(first_row, share, place, out)
 
     def write(self, top: TopK, out: Outputs, token: Int32) -> None:
         """Write one finished row."""
-        write_row(top, self.problem, out, token)
+        write_row(top, self.problem, out.weights, out.ids, token)
+
+    def group_rank(self) -> Int32:
+        """This CTA's rank among those of its cluster that work on the same tokens."""
+        _, expert_block, k_rank = cute.arch.block_idx()
+        return expert_block % self.config.expert_split + self.config.expert_split * k_rank
+
+    def published(self, out: Outputs) -> tuple[cute.Tensor, cute.Tensor, cute.Tensor, cute.Tensor]:
+        """The workspace: arrival counters, then s, i and a of the lists, (k, grid_split, M) each."""
+        c = self.config
+        grid_x, _, _ = cute.arch.grid_dim()
+        counters = grid_x * self.group
+        lists = cute.make_layout((self.problem.top_k, c.grid_split, out.weights.shape[0]))
+        first = out.workspace.iterator + counters
+        size = cute.size(lists)
+        return (
+            cute.make_tensor(
+                cute.recast_ptr(out.workspace.iterator, dtype=Int32), cute.make_layout(counters)
+            ),
+            cute.make_tensor(first, lists),
+            cute.make_tensor(cute.recast_ptr(first + size, dtype=Int32), lists),
+            cute.make_tensor(first + 2 * size, lists),
+        )
+
+    def publish(self, top: TopK, out: Outputs, token: Int32) -> None:
+        """Leave one row's list where the last cluster of the grid split will find it."""
+        _, expert_block, _ = cute.arch.block_idx()
+        _, *tensors = self.published(out)
+        for held, tensor in zip((top.s, top.i, top.a), tensors, strict=True):
+            for p in range(self.problem.top_k):
+                tensor[p, expert_block // self.config.expert_split, token] = held[p]
+
+    @cute.jit
+    def merge_published(self, first_row: Int32, share: int, place: Place, out: Outputs) -> None:
+        """The last CTA to arrive merges the published lists of its share of the rows.
+
+        Each counter returns to zero, ready for the next launch.
+        """
+        c = self.config
+        counters, *tensors = self.published(out)
+        counter = counters.iterator + place.m_tile * self.group + self.group_rank()
+        arrivals = cute.make_tensor(out.arrivals, cute.make_layout(1))
+        cute.arch.fence_acq_rel_gpu()
+        self.consumer_barrier()
+        if place.thread == 0:
+            arrivals[0] = cute.arch.atomic_add(counter, Int32(1), sem="acq_rel", scope="gpu")
+        self.consumer_barrier()
+        if arrivals[0] == c.grid_split - 1:
+            cute.arch.fence_acq_rel_gpu()
+            if place.thread == 0:
+                cute.make_tensor(counter, cute.make_layout(1))[0] = Int32(0)
+            lanes = lanes_for(c.grid_split)
+            at_once = self.consumer_threads // lanes
+            for step in cutlass.range(-(-share // at_once), unroll=1):
+                row = step * at_once + place.thread // lanes
+                lane = place.thread % lanes
+                token = place.m_tile * c.tile_m + first_row + row
+                ours = (row < share) & (first_row + row < c.tile_m) & (token < out.weights.shape[0])
+                top = TopK.empty(self.problem.top_k)
+                if ours and lane < c.grid_split:
+                    for held, tensor in zip((top.s, top.i, top.a), tensors, strict=True):
+                        for p in cutlass.range_constexpr(self.problem.top_k):
+                            # Past the L1, which may hold what an earlier launch published here.
+                            address = tensor.iterator + cute.crd2idx((p, lane, token), tensor.layout)
+                            held[p] = cute.arch.load(address, tensor.element_type, cop="cg")
+                top.merge_lanes(lanes)
+                if lane == 0 and ours:
+                    self.write(top, out, token)
 
     @cute.jit
     def read_list(
@@ -365,11 +445,18 @@ class RouterEpilogue(Epilogue):
         return top
 
 
-def write_row(top: TopK, problem: RouterProblem, out: Outputs, token: Int32) -> None:
+def lanes_for(lists: int) -> int:
+    """Lanes that merge `lists` lists: the next power of two."""
+    return 1 << (lists - 1).bit_length()
+
+
+def write_row(
+    top: TopK, problem: RouterProblem, weights: cute.Tensor, ids: cute.Tensor, token: Int32
+) -> None:
     """Write one token's ids and weights."""
     for p, weight in enumerate(top.weights(problem)):
-        out.weights[token, p] = weight
-        out.ids[token, p] = top.i[p]
+        weights[token, p] = weight
+        ids[token, p] = top.i[p]
 
 
 def load_peer(address: cute.Pointer, tensor: cute.Tensor, coordinate: tuple[Any, ...]) -> Any:

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kernels.family import KernelFamily, ParamValue
+from kernels.family import KernelFamily, ParamValue, Rule
 from kernels.problem import RouterProblem
 from kernels.sm90 import config as space
 from kernels.sm90.config import Sm90Config, TwoKernelConfig
 
 _HERE = Path(__file__).parent
-_SHARED = (
-    _HERE.parent / "problem.py",
-    _HERE / "score.py",
-    _HERE / "topk.py",
-    _HERE / "gemm.py",
-    _HERE / "launch.py",
-)
+_SOURCES = ("config.py", "epilogue.py", "gate.py", "gemm.py", "launch.py", "score.py", "topk.py")
 
 
-class FusedSm90(KernelFamily):
+class _Sm90Family(KernelFamily):
+    targets = ("sm_90a",)
+
+    @abstractmethod
+    def rules(self) -> tuple[Rule, ...]: ...
+
+    def illegal_reason(self, problem: RouterProblem, config: Any, target: str) -> str | None:
+        if target not in self.targets:
+            return f"target {target}: this kernel is for {', '.join(self.targets)}"
+        for name, choices in self.space(problem).items():
+            if getattr(config, name) not in choices:
+                return f"{name} = {getattr(config, name)} is not one of {', '.join(map(str, choices))}"
+        reasons = (rule.reason(problem, config) for rule in self.rules())
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def source_files(self) -> tuple[Path, ...]:
+        return (_HERE.parent / "problem.py", *(_HERE / name for name in _SOURCES))
+
+
+class FusedSm90(_Sm90Family):
     """The fused router: one kernel from activations to ids and weights."""
 
     name = "fused_sm90"
-    targets = ("sm_90a",)
     config_type = Sm90Config
 
     def space(self, problem: RouterProblem) -> dict[str, tuple[ParamValue, ...]]:
         return dict(space.SPACE)
 
-    def illegal_reason(self, problem: RouterProblem, config: Sm90Config, target: str) -> str | None:
-        if target not in self.targets:
-            return f"target {target}: this kernel is for {', '.join(self.targets)}"
-        return space.illegal_reason(problem, config)
+    def rules(self) -> tuple[Rule, ...]:
+        return space.RULES
 
     def default_config(self, problem: RouterProblem, m: int) -> Sm90Config:
         return space.default_config(problem, m)
@@ -45,31 +56,23 @@ class FusedSm90(KernelFamily):
         return compile_fused(problem, config)
 
     def workspace_elements(self, problem: RouterProblem, config: Sm90Config, m: int) -> int:
-        return 1
-
-    def source_files(self) -> tuple[Path, ...]:
-        return (*_SHARED, _HERE / "config.py")
+        return space.workspace_elements(problem, config, m)
 
 
-class TwoKernelSm90(KernelFamily):
+class TwoKernelSm90(_Sm90Family):
     """The path the fused kernel is compared with: a GEMM that writes fp32 logits, then a gate kernel."""
 
     name = "two_kernel_sm90"
-    targets = ("sm_90a",)
     config_type = TwoKernelConfig
 
     def space(self, problem: RouterProblem) -> dict[str, tuple[ParamValue, ...]]:
         return space.SPACE | space.GATE_SPACE
 
-    def illegal_reason(self, problem: RouterProblem, config: TwoKernelConfig, target: str) -> str | None:
-        if target not in self.targets:
-            return f"target {target}: this kernel is for {', '.join(self.targets)}"
-        if config.gate_warps not in space.GATE_SPACE["gate_warps"]:
-            return f"gate_warps = {config.gate_warps} is not one of 1, 2, 4, 8"
-        return space.illegal_reason(problem, config, router=False)
+    def rules(self) -> tuple[Rule, ...]:
+        return space.TWO_KERNEL_RULES
 
     def default_config(self, problem: RouterProblem, m: int) -> TwoKernelConfig:
-        return TwoKernelConfig(**asdict(space.default_config(problem, m)))
+        return TwoKernelConfig(**asdict(space.default_config(problem, m, self.rules())))
 
     def compile(self, problem: RouterProblem, config: TwoKernelConfig, target: str) -> Any:
         from kernels.sm90.launch import compile_two_kernel
@@ -78,6 +81,3 @@ class TwoKernelSm90(KernelFamily):
 
     def workspace_elements(self, problem: RouterProblem, config: TwoKernelConfig, m: int) -> int:
         return m * problem.experts
-
-    def source_files(self) -> tuple[Path, ...]:
-        return (*_SHARED, _HERE / "config.py", _HERE / "gate.py")

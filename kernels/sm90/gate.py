@@ -12,7 +12,7 @@ import cutlass
 import cutlass.cute as cute
 
 from kernels.problem import RouterProblem
-from kernels.sm90.epilogue import Outputs, write_row
+from kernels.sm90.epilogue import write_row
 from kernels.sm90.score import activation
 from kernels.sm90.topk import TopK, sort_key
 
@@ -53,4 +53,4 @@ class GateKernel:
                     top.insert(sort_key(biased), expert, score, ascending_ids=True)
             top.merge_lanes(WARP)
             if lane == 0:
-                write_row(top, problem, Outputs(weights, ids), token)
+                write_row(top, problem, weights, ids, token)

@@ -51,7 +51,7 @@ class Sm90RouterGemm:
         self.pingpong = config.schedule == Schedule.PINGPONG
         self.n_tiles = config.n_tiles(problem)
         self.k_tiles = -(-problem.hidden // config.tile_k) // config.split_k
-        self.tile_mnk = (config.tile_m, config.tile_n, config.tile_k)
+        self.mma_mnk = (config.mma_rows, config.tile_n, config.tile_k)
         self.threads = PRODUCER_THREADS + WARPGROUP * config.warpgroups
 
     @cute.jit
@@ -61,6 +61,7 @@ class Sm90RouterGemm:
         b: cute.Tensor,
         bias: cute.Tensor,
         alpha: cute.Tensor,
+        workspace: cute.Tensor,
         weights: cute.Tensor,
         ids: cute.Tensor,
         stream: Any,
@@ -76,14 +77,15 @@ class Sm90RouterGemm:
         tiled_mma = sm90_utils.make_trivial_tiled_mma(
             BFloat16, BFloat16, major, major, Float32, warpgroups, tiler_mn=(WGMMA_M, c.columns_per_warpgroup)
         )
-        a_layout = sm90_utils.make_smem_layout_a(LayoutEnum.ROW_MAJOR, self.tile_mnk, BFloat16, c.stages)
-        b_layout = sm90_utils.make_smem_layout_b(LayoutEnum.ROW_MAJOR, self.tile_mnk, BFloat16, c.stages)
-        tma_a, source_a = make_tma(a, a_layout, (c.tile_m, c.tile_k), c.a_multicast)
+        a_layout = sm90_utils.make_smem_layout_a(LayoutEnum.ROW_MAJOR, self.mma_mnk, BFloat16, c.stages)
+        b_layout = sm90_utils.make_smem_layout_b(LayoutEnum.ROW_MAJOR, self.mma_mnk, BFloat16, c.stages)
+        tma_a, source_a = make_tma(a, loaded_rows(a_layout, c), (c.tile_m, c.tile_k), c.a_multicast)
         tma_b, source_b = make_tma(b, b_layout, (c.tile_n, c.tile_k), c.cluster_m)
 
         @cute.struct
         class SharedStorage:
             barriers: cute.struct.MemRange[Int64, c.stages * 2]
+            arrivals: cute.struct.MemRange[Int32, 1]
             bias: cute.struct.MemRange[Float32, self.n_tiles * c.tile_n]
             scratch: cute.struct.MemRange[Float32, self.epilogue.scratch_elements]
             ring_a: cute.struct.Align[cute.struct.MemRange[BFloat16, cute.cosize(a_layout)], 1024]
@@ -92,9 +94,20 @@ class Sm90RouterGemm:
         self.shared_storage = SharedStorage
         m_tiles = cute.ceil_div(weights.shape[0], c.tile_m)
         self.kernel(
-            tma_a, source_a, tma_b, source_b, tiled_mma, a_layout, b_layout, bias, alpha, weights, ids
+            tma_a,
+            source_a,
+            tma_b,
+            source_b,
+            tiled_mma,
+            a_layout,
+            b_layout,
+            bias,
+            alpha,
+            workspace,
+            weights,
+            ids,
         ).launch(
-            grid=(cute.round_up(m_tiles, c.cluster_m), c.expert_split, c.split_k),
+            grid=(cute.round_up(m_tiles, c.cluster_m), c.expert_split * c.grid_split, c.split_k),
             block=(self.threads, 1, 1),
             cluster=(c.cluster_m, c.expert_split, c.split_k),
             min_blocks_per_mp=1,
@@ -113,13 +126,13 @@ class Sm90RouterGemm:
         b_layout: cute.ComposedLayout,
         bias: cute.Tensor,
         alpha: cute.Tensor,
+        workspace: cute.Tensor,
         weights: cute.Tensor,
         ids: cute.Tensor,
     ) -> None:
         c = self.config
         thread, _, _ = cute.arch.thread_idx()
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
-        _, expert_rank, _ = cute.arch.block_idx()
         if warp == 0:
             cpasync.prefetch_descriptor(tma_a)
             cpasync.prefetch_descriptor(tma_b)
@@ -133,7 +146,9 @@ class Sm90RouterGemm:
         )
         smem_bias = storage.bias.get_tensor(cute.make_layout(self.n_tiles * c.tile_n))
 
-        cluster_vmnk = cute.make_layout((1, c.cluster_m, c.expert_split, c.split_k))
+        # Without multicast no other CTA touches this one's ring, and its loads need not wait for the cluster.
+        shares = c.a_multicast > 1 or c.cluster_m > 1
+        sharing = cute.make_layout((1, c.cluster_m, c.expert_split, c.split_k) if shares else (1, 1, 1, 1))
         warps_of_a_stage = 4 if self.pingpong else 4 * c.warpgroups
         ring = pipeline.PipelineTmaAsync.create(
             barrier_storage=storage.barriers.data_ptr(),
@@ -142,16 +157,13 @@ class Sm90RouterGemm:
             consumer_group=pipeline.CooperativeGroup(
                 pipeline.Agent.Thread, (c.cluster_m + c.a_multicast - 1) * warps_of_a_stage
             ),
-            tx_count=c.stage_bytes,
-            cta_layout_vmnk=cluster_vmnk,
+            tx_count=c.load_bytes,
+            cta_layout_vmnk=sharing,
             mcast_mode_mn=(int(c.a_multicast > 1), 1),
             defer_sync=True,
         )
-        pipeline.pipeline_init_arrive(cluster_shape_mn=cluster_vmnk, is_relaxed=True)
-        first_expert = expert_rank * (self.n_tiles * c.tile_n)
-        self.load_bias(bias, smem_bias, first_expert, thread)
-        pipeline.pipeline_init_wait(cluster_shape_mn=cluster_vmnk)
-        cute.arch.sync_threads()
+        pipeline.pipeline_init_arrive(cluster_shape_mn=sharing, is_relaxed=True)
+        pipeline.pipeline_init_wait(cluster_shape_mn=sharing)
 
         producer_registers, consumer_registers = REGISTER_SPLIT[c.warpgroups]
         if thread < PRODUCER_THREADS:
@@ -168,17 +180,18 @@ class Sm90RouterGemm:
                 tiled_mma,
                 operand_a.ring,
                 operand_b.ring,
+                bias,
                 smem_bias,
                 storage.scratch.data_ptr(),
                 storage.ring_a.data_ptr(),
                 alpha[0],
                 thread - PRODUCER_THREADS,
-                first_expert,
-                Outputs(weights, ids),
+                Outputs(weights, ids, workspace, storage.arrivals.data_ptr()),
             )
         if const_expr(c.cluster_size > 1):
-            # Nobody leaves while a neighbour may still read its shared memory or arrive on its barriers.
-            cute.arch.cluster_arrive()
+            # Nobody leaves while a neighbour may still read its shared memory or arrive on its barriers; what
+            # was read has been used by then, so this orders no memory (a release costs 0.5 us here).
+            cute.arch.cluster_arrive_relaxed()
             cute.arch.cluster_wait()
 
     @cute.jit
@@ -187,8 +200,9 @@ class Sm90RouterGemm:
     ) -> None:
         """The selection bias of this CTA's experts, once; experts past E get 0 and are masked later."""
         columns = self.n_tiles * self.config.tile_n
-        for step in cutlass.range_constexpr(-(-columns // self.threads)):
-            column = thread + step * self.threads
+        threads = WARPGROUP * self.config.warpgroups
+        for step in cutlass.range_constexpr(-(-columns // threads)):
+            column = thread + step * threads
             if column < columns:
                 value = Float32(0.0)
                 if first_expert + column < self.problem.experts:
@@ -199,8 +213,8 @@ class Sm90RouterGemm:
     def produce(self, ring: pipeline.PipelineTmaAsync, operand_a: Operand, operand_b: Operand) -> None:
         """Issue every load of this CTA: its part of A and of B for each K tile of each expert tile."""
         c = self.config
-        m_tile, expert_rank, k_rank = cute.arch.block_idx()
-        m_rank = m_tile % c.cluster_m
+        m_tile, expert_block, k_rank = cute.arch.block_idx()
+        m_rank, expert_rank = m_tile % c.cluster_m, expert_block % c.expert_split
         cluster = cute.make_layout((c.cluster_m, c.expert_split, c.split_k))
         rank = (m_rank, expert_rank, k_rank)
         a_mask, a_slice = 0, 0
@@ -215,7 +229,7 @@ class Sm90RouterGemm:
             operand_a.tma,
             a_slice,
             cute.make_layout(c.a_multicast),
-            cute.group_modes(operand_a.ring, 0, 2),
+            cute.group_modes(loaded_rows(operand_a.ring, c), 0, 2),
             cute.group_modes(tiles_a, 0, 2),
         )
         to_b, from_b = cpasync.tma_partition(
@@ -229,7 +243,7 @@ class Sm90RouterGemm:
         for tile in cutlass.range(self.n_tiles, unroll=1):
             for step in cutlass.range(self.k_tiles, unroll=1):
                 k_tile = k_rank * self.k_tiles + step
-                n_tile = expert_rank * self.n_tiles + tile
+                n_tile = expert_block * self.n_tiles + tile
                 ring.producer_acquire(state)
                 barrier = ring.producer_get_barrier(state)
                 cute.copy(
@@ -257,11 +271,11 @@ class Sm90RouterGemm:
         ring_a: cute.Tensor,
         ring_b: cute.Tensor,
         bias: cute.Tensor,
+        smem_bias: cute.Tensor,
         scratch: cute.Pointer,
         overlay: cute.Pointer,
         alpha: Float32,
         thread: Int32,
-        first_expert: Int32,
         out: Outputs,
     ) -> None:
         """One consumer thread's whole life: every tile's MMA and epilogue, then the end of the epilogue."""
@@ -277,25 +291,48 @@ class Sm90RouterGemm:
             tiled_mma.make_fragment_B(of_group.partition_B(ring_b)),
         )
         coordinates = tiled_mma.get_slice(mma_thread).partition_C(
-            cute.make_identity_tensor((c.tile_m, c.tile_n))
+            cute.make_identity_tensor((c.mma_rows, c.tile_n))
         )
         accumulator = cute.make_rmem_tensor(coordinates.shape, Float32)
-        m_tile, _, _ = cute.arch.block_idx()
+        m_tile, expert_block, _ = cute.arch.block_idx()
+        first_expert = expert_block * (self.n_tiles * c.tile_n)
         place = Place(
             thread, m_tile, first_expert, coordinates, self.epilogue.scratch_of_warp(scratch, thread)
         )
         state = self.epilogue.start()
 
+        self.load_bias(bias, smem_bias, first_expert, thread)
+        if const_expr(c.tile_m < c.mma_rows):
+            self.clear_padding(overlay, thread)
+        self.epilogue.consumer_barrier()
         if const_expr(self.pingpong):
-            self.alternate(ring, tiled_mma, fragments, accumulator, state, bias, alpha, group, place, out)
+            self.alternate(
+                ring, tiled_mma, fragments, accumulator, state, smem_bias, alpha, group, place, out
+            )
         elif const_expr(c.split_k > 1):
             self.multiply(ring, tiled_mma, fragments, accumulator, 0)
-            self.epilogue.reduce(accumulator, state, alpha, bias, overlay, place, out)
+            self.epilogue.reduce(accumulator, state, alpha, smem_bias, overlay, place, out)
         else:
             for tile in cutlass.range(self.n_tiles, unroll=1):
                 self.multiply(ring, tiled_mma, fragments, accumulator, tile * self.k_tiles)
-                self.epilogue.walk(accumulator, state, alpha, bias, tile, place, out)
+                self.epilogue.walk(accumulator, state, alpha, smem_bias, tile, place, out)
         self.epilogue.finish(state, overlay, place, out)
+
+    @cute.jit
+    def clear_padding(self, ring_a: cute.Pointer, thread: Int32) -> None:
+        """Zero the rows of A's ring that TMA never writes, before the first MMA reads them."""
+        c = self.config
+        # Each 64 columns of a stage are rows of 128 bytes, one after the other in atoms of 8.
+        words = 32 * (c.mma_rows - c.tile_m)
+        blocks = c.stages * c.tile_k // 64
+        padding = cute.make_tensor(
+            cute.recast_ptr(ring_a, dtype=Int32) + 32 * c.tile_m,
+            cute.make_layout((words, blocks), stride=(1, 32 * c.mma_rows)),
+        )
+        threads = WARPGROUP * c.warpgroups
+        for step in cutlass.range(words * blocks // threads, unroll=4):
+            padding[thread + step * threads] = Int32(0)
+        cute.arch.fence_proxy("async.shared", space="cta")
 
     @cute.jit
     def alternate(
@@ -389,3 +426,12 @@ def make_tma(
     stage = cute.slice_(layout, (None, None, 0))
     atom, source = cpasync.make_tiled_tma_atom(op, tensor, stage, tile, num_multicast=multicast)
     return atom, source
+
+
+def loaded_rows(staged: Any, config: Sm90Config) -> Any:
+    """The rows of A's ring (or of its layout) that TMA fills: all of them, unless tile_m is padded to 64."""
+    if config.tile_m == config.mma_rows:
+        return staged
+    c = config
+    shape = (c.tile_m, c.tile_k, c.stages)
+    return cute.composition(staged, cute.make_layout(shape, stride=(1, c.mma_rows, c.mma_rows * c.tile_k)))

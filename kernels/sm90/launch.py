@@ -49,7 +49,7 @@ def compile_fused(problem: RouterProblem, config: Sm90Config) -> Any:
 
 
 def compile_gemm(kernel: Sm90RouterGemm, problem: RouterProblem) -> Any:
-    """One GEMM with its epilogue as a `launch`, whatever class it is of; the workspace stays unused."""
+    """One GEMM with its epilogue as a `launch`, whatever class it is of."""
 
     @cute.jit
     def launch(
@@ -62,7 +62,7 @@ def compile_gemm(kernel: Sm90RouterGemm, problem: RouterProblem) -> Any:
         ids: cute.Tensor,
         stream: Any,
     ) -> None:
-        kernel(a, b, bias, alpha, weights, ids, stream)
+        kernel(a, b, bias, alpha, workspace, weights, ids, stream)
 
     return _compile(launch, problem)
 
@@ -85,7 +85,7 @@ def compile_two_kernel(problem: RouterProblem, config: Sm90Config, gate_warps: i
     ) -> None:
         shape = (weights.shape[0], problem.experts)
         logits = cute.make_tensor(workspace.iterator, cute.make_layout(shape, stride=(problem.experts, 1)))
-        gemm(a, b, bias, alpha, logits, ids, stream)
+        gemm(a, b, bias, alpha, workspace, logits, ids, stream)
         gate(logits, bias, weights, ids, stream)
 
     return _compile(launch, problem)

@@ -196,15 +196,15 @@ def writing(change: Callable[[TopK, RouterProblem, Outputs, Int32], None]) -> ty
 
 
 def scale_twice(top, problem, out, token):  # type: ignore[no-untyped-def]
-    router.write_row(top, replace(problem, routed_scale=problem.routed_scale**2), out, token)
+    router.write_row(top, replace(problem, routed_scale=problem.routed_scale**2), out.weights, out.ids, token)
 
 
 def scale_dropped(top, problem, out, token):  # type: ignore[no-untyped-def]
-    router.write_row(top, replace(problem, routed_scale=1.0), out, token)
+    router.write_row(top, replace(problem, routed_scale=1.0), out.weights, out.ids, token)
 
 
 def renorm_dropped(top, problem, out, token):  # type: ignore[no-untyped-def]
-    router.write_row(top, replace(problem, renorm=False), out, token)
+    router.write_row(top, replace(problem, renorm=False), out.weights, out.ids, token)
 
 
 def bf16_weights(top, problem, out, token):  # type: ignore[no-untyped-def]
@@ -220,7 +220,7 @@ def reversed_order(top, problem, out, token):  # type: ignore[no-untyped-def]
 
 
 def one_wrong_expert(top, problem, out, token):  # type: ignore[no-untyped-def]
-    router.write_row(top, problem, out, token)
+    router.write_row(top, problem, out.weights, out.ids, token)
     out.ids[token, 0] = select_(token == 0, (top.i[0] + 1) % problem.experts, top.i[0])
 
 
@@ -231,14 +231,14 @@ def weights_shifted(top, problem, out, token):  # type: ignore[no-untyped-def]
 
 
 def row_past_the_end(top, problem, out, token):  # type: ignore[no-untyped-def]
-    router.write_row(top, problem, out, token + 1)
+    router.write_row(top, problem, out.weights, out.ids, token + 1)
 
 
 class LastRowSkipped(RouterEpilogue):
     @cute.jit
     def write(self, top: TopK, out: Outputs, token: Int32) -> None:
         if token + 1 < out.weights.shape[0]:
-            router.write_row(top, self.problem, out, token)
+            router.write_row(top, self.problem, out.weights, out.ids, token)
 
 
 class StaleAccumulator(Sm90RouterGemm):
