@@ -5,16 +5,18 @@ A runner need not survive its candidates: the process around it is replaced afte
 
 from __future__ import annotations
 
+import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from harness.artifact import Artifact, ArtifactManifest
 from harness.executor import MeasurePlan
-from harness.record import CheckResult, DeviceFacts, Measurement, Rates
+from harness.record import CaseResult, CheckResult, DeviceFacts, Measurement, Rates
 from kernels.families import family
 from kernels.family import KernelFamily
 from kernels.problem import RouterProblem
@@ -81,7 +83,7 @@ class Runner(ABC):
         """Compare the candidate with the reference on inputs drawn from `seed`."""
         from harness.check import check_router
 
-        return check_router(
+        check = check_router(
             candidate.launch,
             candidate.problem,
             candidate.workspace_elements,
@@ -89,7 +91,21 @@ class Runner(ABC):
             seed,
             candidate.tile_m,
         )
+        return replace(check, cases=tuple(map(_with_finite_numbers, check.cases)))
 
     @abstractmethod
     def measure(self, candidate: Candidate, m: int, plan: MeasurePlan, rates: Rates) -> Measurement:
         """Time a checked candidate at `m` tokens; raises `WrongResultError`."""
+
+
+def _with_finite_numbers(case: CaseResult) -> CaseResult:
+    """JSON knows no infinity: a ratio to an allowed gap of 0 becomes the largest float."""
+
+    def finite(value: float) -> float:
+        return value if math.isfinite(value) else sys.float_info.max
+
+    return replace(
+        case,
+        worst_margin_ratio=finite(case.worst_margin_ratio),
+        worst_weight_error=finite(case.worst_weight_error),
+    )
