@@ -15,8 +15,8 @@ import optuna
 from tqdm import tqdm
 
 from harness.record import Outcome, ParamValue, TrialRecord
-from sweeps import store
 from sweeps.job import Job, Workshop
+from sweeps.measuring import MeasuringThread
 from sweeps.objective import Metric, floor_ratio
 from sweeps.space import config_id
 from sweeps.stop import StopRequest
@@ -61,11 +61,14 @@ def confirm(
     compiled = [workshop.compile(job) for job in jobs]  # hits in the cache
     jobs = [replace(job, compiled=future.result()) for job, future in zip(jobs, compiled, strict=True)]
     order = np.random.default_rng(workshop.seed)
-    with tqdm(total=rounds * len(jobs), desc="confirming", disable=None, dynamic_ncols=True) as bar:
+    with (
+        MeasuringThread(study, workshop, stop) as measuring,
+        tqdm(total=rounds * len(jobs), desc="confirming", disable=None, dynamic_ncols=True) as bar,
+    ):
         for round_ in range(rounds):
             for index in order.permutation(len(jobs)):
-                if stop.asked:
+                future = measuring.submit(replace(jobs[index], seed=jobs[index].seed + round_))
+                measuring.settle(future)
+                if future.result() is None:
                     return
-                job = replace(jobs[index], seed=jobs[index].seed + round_)
-                store.add(study, workshop.record(job, workshop.measure(job)))
                 bar.update()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -32,15 +32,14 @@ from kernels.family import KernelFamily
 from sweeps import store
 from sweeps.confirm import confirm, finalists, rounds_left
 from sweeps.job import Job, Workshop
+from sweeps.measuring import MeasuringThread
 from sweeps.objective import told_value
 from sweeps.progress import Progress
 from sweeps.sampler import SnappingSampler
 from sweeps.space import Space
 from sweeps.spec import SweepSpec
-from sweeps.stop import StopRequest
+from sweeps.stop import POLL_S, StopRequest
 
-# How often a stop request and the end of the time budget are looked for while nothing happens.
-POLL_S = 0.2
 # Asked and not told: enough that every worker has the next at hand, and no more than this while measuring,
 # because TPE proposes on what has been told. A config compiles in 1 to 3 s, and takes longer to measure.
 AHEAD_PER_WORKER = 2
@@ -81,7 +80,6 @@ class Driver:
         self._pending: dict[Future[Any], Job] = {}
         self._asked = 0  # configs with a record, or on their way to one
         self._left = 0  # configs that can still be asked; nobody else asks (see `store.sole_sweeper`)
-        self._abandoned = False
         self._own_s = 0.0
         self._told = 0
 
@@ -100,17 +98,13 @@ class Driver:
         self._left = len(waiting) + len(self._sampler.unseen(self._study))
         total = min(self._spec.search.trials or len(self._space), len(self._space))
         with (
-            ThreadPoolExecutor(1, thread_name_prefix="measure") as self._measuring,
+            MeasuringThread(self._study, self._workshop, self._stop) as self._measuring,
             Progress(total, self._asked) as self._progress,
         ):
             if not any(record.role == "baseline" for record in known):
                 for family, params in self._baselines:
                     self._start(Job(family, params, "baseline", seed=0))
-            try:
-                ending = self._search()
-            except KeyboardInterrupt:
-                self._abandon()
-                raise
+            ending = self._search()
         if self._told:
             self._study.set_user_attr("overhead_ms", round(self.overhead_ms, 3))
         if ending is not Ending.STOPPED and self._workshop.executor is not None:
@@ -174,27 +168,11 @@ class Driver:
             self._finish(job, self._workshop.record(replace(job, compiled=result)))
         else:
             job = replace(job, compiled=result)
-            self._pending[self._measuring.submit(self._measure, job)] = job
-
-    def _measure(self, job: Job) -> TrialRecord | None:
-        """In the measuring thread: the stored record, or None when the sweep is to stop."""
-        if self._stop.asked:
-            return None
-        record = self._workshop.record(job, self._workshop.measure(job))
-        if self._abandoned:
-            return None  # its worker was killed: what came of it says nothing about the config
-        self._store(job, record)
-        return record
+            self._pending[self._measuring.submit(job)] = job
 
     def _finish(self, job: Job, record: TrialRecord) -> None:
-        self._store(job, record)
+        store.keep(self._study, job.trial, record)
         self._tell(job, record)
-
-    def _store(self, job: Job, record: TrialRecord) -> None:
-        if job.trial is None:
-            store.add(self._study, record)
-        else:
-            store.keep(job.trial, record)
 
     def _tell(self, job: Job, record: TrialRecord) -> None:
         if job.trial is not None:
@@ -206,19 +184,12 @@ class Driver:
     def _drain(self) -> None:
         """End what is pending: record the trial that is being measured, release those behind it."""
         while self._pending:
-            future, job = next(iter(self._pending.items()))
+            future, job = self._pending.popitem()
             if not future.cancel() and job.compiled is not None:
-                wait([future])  # interrupted here, the job stays pending
-                self._advance(self._pending.pop(future), future)
+                self._measuring.settle(future)
+                self._advance(job, future)
             else:
-                self._release(self._pending.pop(future))
-
-    def _abandon(self) -> None:
-        """Give up the trial that is being measured, too."""
-        self._abandoned = True
-        if self._workshop.executor is not None:
-            self._workshop.executor.close()
-        self._drain()
+                self._release(job)
 
     def _release(self, job: Job) -> None:
         if job.trial is not None:

@@ -1,17 +1,17 @@
 """A search space: the legal configs of a kernel family for one problem and target.
 
-The product of the parameters' choices is enumerated once and filtered by the family's single predicate, in a
-fixed order, so a legal config is its index. The configs are kept as a matrix of choice indices, one row per
-legal config, which makes the distance from a proposal to all of them one NumPy expression.
+The product of the parameters' choices is filtered by the family's single predicate and kept in its order, so
+a legal config is its index. A product of millions is not walked: partial configs grow by one parameter at a
+time and are dropped by the first of the family's rules that has all it reads. The configs are a matrix of
+choice indices, one row per legal config: the distance from a proposal to all is one NumPy expression.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,22 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from kernels.family import KernelFamily, ParamValue
+from kernels.family import KernelFamily, ParamValue, Rule
 from kernels.problem import RouterProblem
 from sweeps.errors import SpecError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-# The predicate takes some 5 us; beyond this many products the filter alone would take half a minute.
-MAX_PRODUCT = 5_000_000
+# A rule takes some microseconds; beyond this many partial configs at once it would take half a minute.
+MAX_PARTIAL = 2_000_000
 
 
 class Space:
     """The legal configs of `family` for `problem` on `target`, restricted to some parameters' choices.
 
     Raises `SpecError` for a target or parameter the family does not have, a choice the parameter does not
-    have, a product beyond `MAX_PRODUCT`, or when no config is legal.
+    have, more than `MAX_PARTIAL` configs to look at, or when no config is legal.
     """
 
     def __init__(
@@ -52,15 +52,8 @@ class Space:
         self.choices = family.space(problem)
         kept = _restrict(family.name, self.choices, restrictions or {})
         self.size = math.prod(len(indices) for indices in kept)
-        if self.size > MAX_PRODUCT:
-            raise SpecError(
-                f"{family.name}: {self.size} combinations are too many to enumerate (at most {MAX_PRODUCT}): "
-                "restrict some parameters"
-            )
-        combinations = tqdm(
-            product(*kept), total=self.size, desc="legal configs", unit="", delay=2, leave=False
-        )
-        rows = [row for row in combinations if self._legal(row)]
+        candidates = tqdm(self._grow(kept), desc="legal configs", unit="", delay=2, leave=False, disable=None)
+        rows = [row for row in candidates if self._legal(row)]
         if not rows:
             raise SpecError(f"{family.name}: none of the {self.size} configs is legal for {problem.name}")
         self._rows = np.array(rows, dtype=np.int16)
@@ -92,6 +85,43 @@ class Space:
         from optuna.distributions import CategoricalDistribution
 
         return {name: CategoricalDistribution(choices) for name, choices in self.choices.items()}
+
+    def _grow(self, kept: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        """The rows that no rule of the family refuses, in the product's order."""
+        names = list(self.choices)
+        rules = [(rule, [names.index(name) for name in rule.reads]) for rule in self.family.rules()]
+        # The next parameter is the one that lets a rule speak soonest.
+        order: list[int] = []
+        while rest := [column for column in range(len(names)) if column not in order]:
+            missing = [[column for column in reads if column in rest] for _, reads in rules]
+            order.append(min((columns for columns in missing if columns), key=len, default=rest)[0])
+        # A parameter that is not chosen yet has its first choice; the rules that are asked do not read it.
+        rows = [tuple(indices[0] for indices in kept)]
+        for depth, column in enumerate(order):
+            rows = [(*row[:column], index, *row[column + 1 :]) for row in rows for index in kept[column]]
+            if len(rows) > MAX_PARTIAL:
+                raise SpecError(
+                    f"{self.family.name}: more than {MAX_PARTIAL} combinations: restrict some parameters"
+                )
+            for rule, reads in rules:
+                if column in reads and set(reads) <= set(order[: depth + 1]):
+                    rows = self._obeying(rule, reads, rows)
+        return sorted(rows)
+
+    def _obeying(
+        self, rule: Rule, reads: Sequence[int], rows: Iterable[tuple[int, ...]]
+    ) -> list[tuple[int, ...]]:
+        """The rows that `rule` allows; each combination of what it reads is judged once."""
+        verdicts: dict[tuple[int, ...], bool] = {}
+        obeying = []
+        for row in rows:
+            read = tuple(row[column] for column in reads)
+            if read not in verdicts:
+                config = self.family.config_type(**self._params(row))
+                verdicts[read] = rule.reason(self.problem, config) is None
+            if verdicts[read]:
+                obeying.append(row)
+        return obeying
 
     def _legal(self, row: tuple[int, ...]) -> bool:
         config = self.family.config_type(**self._params(row))

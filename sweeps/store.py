@@ -195,9 +195,12 @@ def was_asked(trial: FrozenTrial) -> bool:
     return trial.state is not TrialState.FAIL or RECORD_ATTR in trial.user_attrs
 
 
-def keep(trial: optuna.Trial, record: TrialRecord) -> None:
-    """Store what became of a trial."""
-    trial.set_user_attr(RECORD_ATTR, to_json(record).decode())
+def keep(study: optuna.Study, trial: optuna.Trial | None, record: TrialRecord) -> None:
+    """Store what became of a trial, or of a config that no trial was asked for."""
+    if trial is None:
+        add(study, record)
+    else:
+        trial.set_user_attr(RECORD_ATTR, to_json(record).decode())
 
 
 def tell(study: optuna.Study, number: int, value: float | None) -> None:

@@ -72,7 +72,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("plot --study nosuch", 4, "runs/nosuch.db: no such store: run a sweep first"),
         ("export --storage file", 4, "file: not a usable storage"),
         ("check-config --spec small.toml tile=1", 3, "fused_sm90 has no parameter 'tile': it has tile_m"),
-        ("check-config --spec small.toml tile_m=1", 3, "tile_m cannot be '1': its choices are 64, "),
+        ("check-config --spec small.toml tile_m=1", 3, "tile_m cannot be '1': its choices are "),
     ],
 )
 def test_a_mistake_is_one_line_with_its_own_exit_status(command: str, status: int, message: str) -> None:

@@ -78,7 +78,7 @@ def test_released_configs_are_asked_again_and_records_without_a_value_are_not() 
     study = optuna.create_study(sampler=sampler("random", 0))
     released, compiled = study.ask(DISTRIBUTIONS), study.ask(DISTRIBUTIONS)
     record = toy_record(compiled.params, Outcome.COMPILED, source=Source.NONE)
-    store.keep(compiled, record)
+    store.keep(study, compiled, record)
     store.tell(study, compiled.number, None)
     store.release(study, released)
     assert study.ask(DISTRIBUTIONS).params == released.params

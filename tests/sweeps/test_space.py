@@ -9,18 +9,18 @@ import pytest
 
 from sweeps.errors import SpecError
 from sweeps.space import Space, config_id
-from tests.sweeps.toys import CHOICES, PROBLEM, TARGET, ToyConfig, ToyFamily
+from tests.sweeps.toys import CHOICES, PROBLEM, TARGET, RuledToyFamily, ToyConfig, ToyFamily
 
 
 def space(**restrictions: tuple[object, ...]) -> Space:
     return Space(ToyFamily(), PROBLEM, TARGET, restrictions)  # type: ignore[arg-type]
 
 
-def test_holds_exactly_the_legal_configs_in_product_order() -> None:
-    family = ToyFamily()
+@pytest.mark.parametrize("family", [ToyFamily(), RuledToyFamily()])
+def test_holds_exactly_the_legal_configs_in_product_order(family: ToyFamily) -> None:
     every = [dict(zip(CHOICES, values, strict=True)) for values in product(*CHOICES.values())]
     legal = [each for each in every if family.illegal_reason(PROBLEM, ToyConfig(**each), TARGET) is None]
-    found = space()
+    found = Space(family, PROBLEM, TARGET)
     assert found.size == len(every)
     assert [found.params(index) for index in range(len(found))] == legal
     assert [found.index(each) for each in legal] == list(range(len(legal)))

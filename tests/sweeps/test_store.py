@@ -42,7 +42,7 @@ def open_toy(path: Path, **changes: Any) -> optuna.Study:
 
 def record_one(study: optuna.Study, record: TrialRecord) -> None:
     trial = study.ask(DISTRIBUTIONS)
-    store.keep(trial, record)
+    store.keep(study, trial, record)
     store.tell(study, trial.number, 1.0)
 
 
@@ -107,9 +107,9 @@ def test_recover_releases_what_was_in_flight_and_tells_what_was_recorded(tmp_pat
     study = open_toy(tmp_path / "toy.db")
     in_flight, recorded, told = (study.ask(DISTRIBUTIONS) for _ in range(3))
     half_asked = study.ask()
-    store.keep(told, toy_record(told.params))
+    store.keep(study, told, toy_record(told.params))
     store.tell(study, told.number, 2.0)
-    store.keep(recorded, toy_record(recorded.params))
+    store.keep(study, recorded, toy_record(recorded.params))
 
     study = open_toy(tmp_path / "toy.db")
     assert store.recover(study, lambda record: 3.0, len(DISTRIBUTIONS)) == 1

@@ -24,7 +24,7 @@ from harness.record import (
     Timing,
     TrialRecord,
 )
-from kernels.family import KernelFamily
+from kernels.family import KernelFamily, Rule
 from kernels.problem import RouterProblem
 from sweeps.space import config_id, config_params
 
@@ -80,6 +80,16 @@ class ToyFamily(KernelFamily):
 
 class ToyBaseline(ToyFamily):
     name = "toy_baseline"
+
+
+class RuledToyFamily(ToyFamily):
+    """The same with its constraints as rules, too."""
+
+    def rules(self) -> tuple[Rule, ...]:
+        return (
+            Rule(("tile", "stages"), lambda problem, c: "rows" if c.tile * c.stages > 64 else None),
+            Rule(("mode", "early"), lambda problem, c: "early" if c.early and c.mode == "plain" else None),
+        )
 
 
 def toy_time_us(params: Mapping[str, ParamValue], m: int) -> float:
