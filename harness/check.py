@@ -54,9 +54,9 @@ def check_router(
     overlap: float | None = None
     for operands in generate(problem, seed, device, tail_unit, only):
         expected = expect(operands, problem)
-        bench = _Bench(launch, problem, operands, seed)
+        bench = _Bench(launch, problem, operands, workspace_elements, seed)
         for m in operands.m_values:
-            case, ids = bench.run(m, workspace_elements(m), expected.rows(slice(m)))
+            case, ids = bench.run(m, expected.rows(slice(m)))
             cases.append(case)
             if not case.passed:
                 return CheckResult(False, tuple(cases), overlap, time.perf_counter() - started)
@@ -89,19 +89,29 @@ class _Guarded:
 class _Bench:
     """Launches a kernel on one distribution's operands and judges what it leaves."""
 
-    def __init__(self, launch: Launch, problem: RouterProblem, operands: Operands, seed: int) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        problem: RouterProblem,
+        operands: Operands,
+        workspace_elements: Callable[[int], int],
+        seed: int,
+    ) -> None:
         self.launch = launch
         self.problem = problem
         self.operands = operands
         self.seed = seed
         self.inputs = {name: getattr(operands, name) for name in ("a", "b", "bias", "alpha")}
+        # As the contract has it: zeroed once, then whatever the launches leave, at one M after another.
+        self.workspace_elements = workspace_elements
+        largest = max(workspace_elements(m) for m in operands.m_values)
+        self.workspace = _Guarded("workspace", largest, operands.a.device)
+        self.workspace.bits.zero_()
         self.copies = {name: tensor.clone() for name, tensor in self.inputs.items()}
 
-    def run(self, m: int, workspace_elements: int, expected: Expected) -> tuple[CaseResult, Tensor]:
+    def run(self, m: int, expected: Expected) -> tuple[CaseResult, Tensor]:
         """The verdict at `m` tokens and the ids int32 [m, k] it is about."""
         device, k = self.operands.a.device, self.problem.top_k
-        workspace = _Guarded("workspace", workspace_elements, device)
-        workspace.bits.fill_(WEIGHT_POISON)
         weights, ids = _Guarded("weights", m * k, device), _Guarded("ids", m * k, device)
         runs = []
         for _ in range(2):
@@ -112,14 +122,14 @@ class _Bench:
                 self.operands.b,
                 self.operands.bias,
                 self.operands.alpha,
-                workspace.bits.view(torch.float32),
+                self.workspace.bits[: self.workspace_elements(m)].view(torch.float32),
                 weights.bits.view(torch.float32).view(m, k),
                 ids.bits.view(m, k),
             )
             runs.append(torch.stack((weights.bits, ids.bits)).view(2, m, k))
         first, second = runs
         found_weights, found_ids = first[0].view(torch.float32), first[1]
-        damage = next(filter(None, (zone.damage() for zone in (weights, ids, workspace))), "")
+        damage = next(filter(None, (zone.damage() for zone in (weights, ids, self.workspace))), "")
         detail = damage or self._altered_input() or _unwritten(first)
         if detail:
             return CaseResult(self.operands.name, m, self.seed, passed=False, detail=detail), found_ids

@@ -38,7 +38,7 @@ class Outputs:
         return cls(
             torch.full((m, problem.top_k), nan, device=device),
             torch.full((m, problem.top_k), -1, dtype=torch.int32, device=device),
-            torch.full((workspace_elements,), nan, device=device),
+            torch.zeros(workspace_elements, device=device),
         )
 
     def written(self) -> bool:

@@ -9,8 +9,8 @@ know nothing about the kernel inside:
     b          [E, K] bf16, row-major, 16-byte aligned
     bias       [E] fp32 (zeros where the problem has none)
     alpha      [1] fp32, on the device
-    workspace  [workspace_elements(problem, config, M)] fp32, zeroed once by its owner before the first
-               launch that is given it; every launch leaves in it what the next one needs
+    workspace  at least [workspace_elements(problem, config, M)] fp32, zeroed once by its owner; every launch
+               of the family leaves in it what the next one needs, at any M
     weights    [M, k] fp32, written
     ids        [M, k] int32, written
 

@@ -14,6 +14,7 @@ the caller's, or the best known for the problem, target and M (`kernels.best`), 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import cache, lru_cache
 from typing import Any
 
@@ -74,12 +75,28 @@ def run_nvfp4_fused_router(
     if config is None:
         config = best_known_config(kernels, problem, target, m)
     launch = _compiled(kernels.name, problem, config, target)
-    workspace = torch.empty(
-        kernels.workspace_elements(problem, config, m), dtype=torch.float32, device=b.device
-    )
+    workspace = _workspace(kernels.name, kernels.workspace_elements(problem, config, m), b.device)
     with torch.cuda.device(b.device):
         launch(a, b, bias, alpha, workspace, weights, ids)
     return weights, ids
+
+
+# Workspaces by family, device and stream. A captured graph holds on to the one it was given, so one that has
+# been outgrown is kept.
+_workspaces: defaultdict[tuple[str, torch.device, int], list[torch.Tensor]] = defaultdict(list)
+
+
+def _workspace(name: str, elements: int, device: torch.device) -> torch.Tensor:
+    """The family's workspace on the current stream, zeroed when it was made; it doubles when too small."""
+    owned = _workspaces[name, device, torch.cuda.current_stream(device).cuda_stream]
+    if owned and owned[-1].numel() >= elements:
+        return owned[-1]
+    size = max(elements, 2 * owned[-1].numel() if owned else 0)
+    workspace = torch.zeros(size, dtype=torch.float32, device=device)
+    if not torch.cuda.is_current_stream_capturing():
+        # Memory from a capture belongs to its graph, whose replays zero it.
+        owned.append(workspace)
+    return workspace
 
 
 @lru_cache(maxsize=256)

@@ -343,14 +343,19 @@ def default_config(problem: RouterProblem, m: int, rules: tuple[Rule, ...] = RUL
     raise ValueError(f"no default config is legal for {problem}: name a config")
 
 
-def counters(config: Sm90Config, m: int) -> int:
-    """Arrival counters of a grid split: one for each share of the rows of each tile of tokens."""
-    tiles = -(-m // config.tile_m)
-    return -(-tiles // config.cluster_m) * config.cluster_m * config.group_size
+# Arrival counters of a grid split, at the head of the workspace whatever M is, so that launches at different
+# M find them as zero as each left them. Enough for 32768 tokens in the smallest tiles of the largest cluster.
+COUNTERS = 65_536
 
 
 def workspace_elements(problem: RouterProblem, config: Sm90Config, m: int) -> int:
-    """fp32 elements of the fused kernel's workspace at `m` tokens: counters, then (s, i, a) of each list."""
+    """fp32 elements of the fused kernel's workspace at `m` tokens: counters, then (s, i, a) of each list.
+
+    Raises `ValueError` when `m` needs more counters than there are.
+    """
     if config.grid_split == 1:
         return 1
-    return counters(config, m) + 3 * config.grid_split * m * problem.top_k
+    tiles = -(-m // (config.tile_m * config.cluster_m)) * config.cluster_m
+    if tiles * config.group_size > COUNTERS:
+        raise ValueError(f"M = {m} in tiles of {config.tile_m} needs over {COUNTERS} counters: raise tile_m")
+    return COUNTERS + 3 * config.grid_split * m * problem.top_k

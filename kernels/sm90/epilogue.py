@@ -25,7 +25,7 @@ from cutlass import Boolean, Float32, Int32, const_expr
 from cutlass.cutlass_dsl import select_
 
 from kernels.problem import RouterProblem
-from kernels.sm90.config import SCRATCH_PADDING, SCRATCH_ROWS, WARPGROUP, WGMMA_M, Sm90Config
+from kernels.sm90.config import COUNTERS, SCRATCH_PADDING, SCRATCH_ROWS, WARPGROUP, WGMMA_M, Sm90Config
 from kernels.sm90.score import activation
 from kernels.sm90.topk import EMPTY_KEY, TopK, sort_key
 
@@ -366,15 +366,12 @@ class RouterEpilogue(Epilogue):
 
     def published(self, out: Outputs) -> tuple[cute.Tensor, cute.Tensor, cute.Tensor, cute.Tensor]:
         """The workspace: arrival counters, then s, i and a of the lists, (k, grid_split, M) each."""
-        c = self.config
-        grid_x, _, _ = cute.arch.grid_dim()
-        counters = grid_x * self.group
-        lists = cute.make_layout((self.problem.top_k, c.grid_split, out.weights.shape[0]))
-        first = out.workspace.iterator + counters
+        lists = cute.make_layout((self.problem.top_k, self.config.grid_split, out.weights.shape[0]))
+        first = out.workspace.iterator + COUNTERS
         size = cute.size(lists)
         return (
             cute.make_tensor(
-                cute.recast_ptr(out.workspace.iterator, dtype=Int32), cute.make_layout(counters)
+                cute.recast_ptr(out.workspace.iterator, dtype=Int32), cute.make_layout(COUNTERS)
             ),
             cute.make_tensor(first, lists),
             cute.make_tensor(cute.recast_ptr(first + size, dtype=Int32), lists),
