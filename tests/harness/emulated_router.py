@@ -574,7 +574,7 @@ class InputModified(EmulatedRouter):
 
 @mutation
 class WorkspaceExpectedZero(EmulatedRouter):
-    """A counter in the workspace that nobody cleared."""
+    """A counter in the workspace that the launch before did not put back to zero."""
 
     def __call__(
         self,

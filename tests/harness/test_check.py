@@ -130,7 +130,7 @@ def test_what_the_kernel_raises_is_passed_on() -> None:
         check(Raises(replace(PRO, hidden=64)), seed=1)
 
 
-def test_workspace_has_the_size_asked_for_each_m() -> None:
+def test_workspace_has_at_least_the_size_asked_for_each_m() -> None:
     sizes = {}
 
     class Records(EmulatedRouter):
@@ -141,7 +141,8 @@ def test_workspace_has_the_size_asked_for_each_m() -> None:
     launch = Records(replace(PRO, hidden=64))
     result = check_router(launch, launch.problem, lambda m: 3 * m + 1, "cpu", seed=1, only=("normal",))
     assert result.passed, result.first_failure
-    assert sizes == {m: 3 * m + 1 for m in (case.m for case in result.cases)}
+    assert set(sizes) == {case.m for case in result.cases}
+    assert all(size >= 3 * m + 1 for m, size in sizes.items())
 
 
 def test_a_nan_where_none_belongs_is_rejected() -> None:
