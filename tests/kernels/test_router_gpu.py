@@ -1,0 +1,187 @@
+"""The router through its public wrapper, on a GPU, against the float64 reference with the check's bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from harness.check_bounds import expect
+from harness.check_cases import Operands
+from harness.check_rule import compare
+from kernels.linear import Nvfp4Linear
+from kernels.nvfp4 import dequantize_exact_bf16, gemm_alpha, global_alpha, quantize_activation_nvfp4
+from kernels.problem import PRESETS, RouterProblem, Score
+from kernels.router import run_nvfp4_fused_router
+from kernels.sm90.config import Schedule, Sm90Config
+
+pytestmark = [pytest.mark.gpu, pytest.mark.compiles]
+
+DEVICE = "cuda"
+SMALL = RouterProblem("small", hidden=1040, experts=72, top_k=5, routed_scale=1.5)
+# One config for each thing that a config can change, on top of the families' defaults.
+CONFIGS = {
+    "default": None,
+    "three_tiles": Sm90Config(tile_m=64, tile_n=32, warpgroups=1),
+    "two_blocks": Sm90Config(tile_m=128, tile_n=32, warpgroups=1),
+    "tile_of_256": Sm90Config(tile_m=256, tile_n=32),
+    "padded_tile_of_8": Sm90Config(tile_m=8, tile_n=96, stages=3, warpgroups=1),
+    "padded_tile_of_16": Sm90Config(tile_m=16, tile_n=32, tile_k=128, stages=3, warpgroups=1),
+    "pair_of_tiles_sharing_b": Sm90Config(tile_m=64, tile_n=48, cluster_m=2, warpgroups=1),
+    "expert_split": Sm90Config(tile_m=64, tile_n=48, expert_split=2, warpgroups=1),
+    "expert_split_sharing_a": Sm90Config(
+        tile_m=64, tile_n=48, expert_split=2, multicast_a=True, warpgroups=1
+    ),
+    "cluster_sharing_both": Sm90Config(
+        tile_m=64, tile_n=48, cluster_m=2, expert_split=2, multicast_a=True, warpgroups=1
+    ),
+    "columns_over_warpgroups": Sm90Config(tile_m=64, tile_n=96, schedule=Schedule.COOPERATIVE_N.value),
+    "pingpong": Sm90Config(tile_m=64, tile_n=32, schedule=Schedule.PINGPONG.value),
+    "early_release": Sm90Config(tile_m=64, tile_n=32, schedule=Schedule.PINGPONG.value, early_release=True),
+    "grid_split": Sm90Config(tile_m=16, tile_n=32, grid_split=3, warpgroups=1, stages=8),
+}
+
+
+def problem_for(preset: str) -> RouterProblem:
+    return SMALL if preset == SMALL.name else PRESETS[preset]
+
+
+def judge(
+    weights: torch.Tensor,
+    ids: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    bias: Any,
+    alpha: Any,
+    problem: Any,
+) -> None:
+    bias = torch.zeros(problem.experts, device=DEVICE) if bias is None else bias
+    expected = expect(Operands("wrapper", a, b, bias, alpha), problem)
+    verdict = compare(ids, weights, expected, problem)
+    assert not verdict.detail, verdict.detail
+
+
+def draw(problem: RouterProblem, m: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Activations, weight (logits of about unit variance) and bias."""
+    generator = torch.Generator(DEVICE).manual_seed(seed)
+    a = torch.randn(m, problem.hidden, generator=generator, device=DEVICE).bfloat16()
+    b = torch.randn(problem.experts, problem.hidden, generator=generator, device=DEVICE)
+    b = (b * problem.hidden**-0.5).bfloat16()
+    bias = 0.1 * torch.randn(problem.experts, generator=generator, device=DEVICE)
+    return a, b, bias if problem.bias else None
+
+
+@pytest.mark.parametrize("m", [1, 7, 64, 65, 129, 300])
+@pytest.mark.parametrize("path", ["fused", "two_kernel"])
+@pytest.mark.parametrize("preset", ["small", *PRESETS])
+def test_bf16_operands_route_as_the_reference_does(preset: str, path: str, m: int) -> None:
+    problem = problem_for(preset)
+    a, b, bias = draw(problem, m, seed=m)
+    weights, ids = run_nvfp4_fused_router(a, b, problem, bias=bias, path=path)
+    judge(weights, ids, a, b, bias, torch.ones(1, device=DEVICE), problem)
+
+
+@pytest.mark.parametrize("m", [1, 16, 65, 200])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_kind_of_config_routes_as_the_reference_does(name: str, m: int) -> None:
+    a, b, bias = draw(SMALL, m, seed=100 + m)
+    weights, ids = run_nvfp4_fused_router(a, b, SMALL, bias=bias, config=CONFIGS[name])
+    judge(weights, ids, a, b, bias, torch.ones(1, device=DEVICE), SMALL)
+
+
+def test_split_k_routes_as_the_reference_does() -> None:
+    problem = PRESETS["deepseek-v4-pro"]
+    a, b, bias = draw(problem, 130, seed=5)
+    for config in (
+        Sm90Config(tile_m=64, tile_n=48, expert_split=8, split_k=2, warpgroups=1),
+        Sm90Config(tile_m=16, tile_n=32, expert_split=2, split_k=4, grid_split=6, warpgroups=1, stages=6),
+        Sm90Config(tile_m=8, tile_n=16, split_k=8, expert_split=2, grid_split=12, warpgroups=1, stages=6),
+    ):
+        weights, ids = run_nvfp4_fused_router(a, b, problem, bias=bias, config=config)
+        judge(weights, ids, a, b, bias, torch.ones(1, device=DEVICE), problem)
+
+
+@pytest.mark.parametrize("quantized_by", ["wrapper", "caller", "nobody"])
+@pytest.mark.parametrize("path", ["fused", "two_kernel"])
+def test_nvfp4_operands_are_dequantized_exactly(path: str, quantized_by: str) -> None:
+    problem = PRESETS["deepseek-v4-flash"]
+    a, b, bias = draw(problem, 160, seed=9)
+    layer = Nvfp4Linear(problem.hidden, problem.experts, device=DEVICE)
+    with torch.no_grad():
+        layer.weight.copy_(b)
+    layer.finalize_weights()
+    quantized = quantize_activation_nvfp4(a)
+    weights, ids = run_nvfp4_fused_router(
+        quantized if quantized_by == "caller" else a,
+        layer,
+        problem,
+        bias=bias,
+        path=path,
+        quantize_activations=quantized_by == "wrapper",
+    )
+    weight = layer.quantized()
+    if quantized_by == "nobody":
+        operand, alpha = a, global_alpha(weight.global_scale)
+    else:
+        operand, alpha = dequantize_exact_bf16(quantized), gemm_alpha(quantized, weight)
+    judge(weights, ids, operand, dequantize_exact_bf16(weight), bias, alpha, problem)
+
+
+@pytest.mark.parametrize("score", list(Score))
+@pytest.mark.parametrize("k", [1, 6, 8])
+def test_every_score_and_k(score: Score, k: int) -> None:
+    problem = RouterProblem(
+        "any", hidden=512, experts=160, top_k=k, score=score, bias=score is not Score.SOFTMAX
+    )
+    a, b, bias = draw(problem, 70, seed=k)
+    weights, ids = run_nvfp4_fused_router(a, b, problem, bias=bias)
+    judge(weights, ids, a, b, bias, torch.ones(1, device=DEVICE), problem)
+
+
+def test_equal_scores_go_to_the_lowest_ids() -> None:
+    problem = PRESETS["deepseek-v4-pro"]
+    a, b, _ = draw(problem, 40, seed=3)
+    bias = torch.zeros(problem.experts, device=DEVICE)
+    for config in (
+        None,
+        Sm90Config(tile_m=16, tile_n=16, expert_split=2, grid_split=12, warpgroups=1, stages=8),
+    ):
+        _, ids = run_nvfp4_fused_router(a, b[:1].expand_as(b).contiguous(), problem, bias=bias, config=config)
+        assert torch.equal(ids, torch.arange(problem.top_k, device=DEVICE, dtype=torch.int32).expand_as(ids))
+
+
+def test_a_row_of_nan_gets_valid_ids_and_nan_weights_and_leaves_its_neighbours_alone() -> None:
+    problem = PRESETS["deepseek-v4-pro"]
+    a, b, bias = draw(problem, 20, seed=4)
+    clean_weights, clean_ids = run_nvfp4_fused_router(a, b, problem, bias=bias)
+    a[7] = float("nan")
+    weights, ids = run_nvfp4_fused_router(a, b, problem, bias=bias)
+    assert ids[7].tolist() == list(range(problem.top_k))
+    assert bool(weights[7].isnan().all())
+    others = torch.arange(20, device=DEVICE) != 7
+    assert torch.equal(ids[others], clean_ids[others])
+    assert torch.equal(weights[others], clean_weights[others])
+
+
+def test_the_wrapper_is_captured_by_a_cuda_graph() -> None:
+    problem = PRESETS["deepseek-v4-pro"]
+    a, b, bias = draw(problem, 33, seed=6)
+    out = (torch.empty(33, 6, device=DEVICE), torch.empty(33, 6, device=DEVICE, dtype=torch.int32))
+    config = Sm90Config(tile_m=16, tile_n=32, expert_split=2, split_k=4, grid_split=6, warpgroups=1, stages=6)
+    weights, ids = run_nvfp4_fused_router(a, b, problem, bias=bias, config=config)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run_nvfp4_fused_router(a, b, problem, bias=bias, config=config, out=out)
+    for _ in range(3):
+        out[1].fill_(-1)
+        graph.replay()
+        assert torch.equal(out[1], ids)
+        assert torch.equal(out[0], weights)
+
+
+def test_no_tokens_give_empty_outputs() -> None:
+    problem = PRESETS["deepseek-v4-pro"]
+    a, b, bias = draw(problem, 0, seed=7)
+    weights, ids = run_nvfp4_fused_router(a, b, problem, bias=bias)
+    assert weights.shape == ids.shape == (0, problem.top_k)
