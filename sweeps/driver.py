@@ -94,8 +94,9 @@ class Driver:
         store.recover(self._study, self._value, len(self._distributions))
         known = store.records(self._study)
         self._asked = sum(record.role == "candidate" for record in known)
+        self._sampler.load(self._study)
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        self._left = len(waiting) + len(self._sampler.unseen(self._study))
+        self._left = len(waiting) + len(self._sampler.unseen)
         total = min(self._spec.search.trials or len(self._space), len(self._space))
         with (
             MeasuringThread(self._study, self._workshop, self._stop) as self._measuring,

@@ -35,7 +35,7 @@ def test_every_legal_config_once_and_nothing_else(kind: str, seed: int, ahead: i
     study = optuna.create_study(sampler=sampler(kind, seed))
     asked: list[int | None] = []
     running: list[optuna.Trial] = []
-    while len(study.sampler.unseen(study)):  # type: ignore[attr-defined]
+    while len(study.sampler.unseen):  # type: ignore[attr-defined]
         trial = study.ask(DISTRIBUTIONS)
         asked.append(SPACE.index(trial.params))
         running.append(trial)
