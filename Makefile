@@ -34,8 +34,8 @@ help: ## list the targets
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(SUPPORTED)'; then \
-		echo "error: Python 3.11 or 3.12 is needed, and $(or $(PYTHON),none of python3.12 python3.11 python3)" \
-			"is one: install it, or name it with PYTHON=/path/to/python3.12" >&2; exit 1; fi
+		echo "error: this needs Python 3.11 or 3.12, found $(or $(PYTHON),neither under its usual names):" \
+			"install one, or name it with PYTHON=/path/to/python3.12" >&2; exit 1; fi
 	$(PYTHON) -m venv $(if $(filter 1,$(SYSTEM_TORCH)),--system-site-packages) $(VENV)
 ifeq ($(SYSTEM_TORCH),1)
 	@$(BIN)/python -c 'import torch; v = torch.__version__.split("."); assert (int(v[0]), int(v[1])) >= (2, 11), v' \
