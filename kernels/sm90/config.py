@@ -33,6 +33,7 @@ WARPGROUP = 128
 # wgmma: N is a multiple of 8 up to 256 (PTX ISA, wgmma.mma_async shapes). M is 64.
 WGMMA_M = 64
 WGMMA_MAX_N = 256
+MIN_COLUMNS = 16  # with 8 the DSL's fragment has one mode less than the epilogue indexes
 BARRIER_BYTES = 1_024  # mbarriers and flags, rounded up to the alignment of the stages behind them
 # Rows of K-major shared memory with the 128-byte swizzle come in atoms of 8.
 ATOM_ROWS = 8
@@ -186,7 +187,9 @@ GATE_SPACE: dict[str, tuple[ParamValue, ...]] = {"gate_warps": (1, 2, 4, 8)}
 
 def _renormalized_softmax(problem: RouterProblem, c: Sm90Config) -> str | None:
     if problem.score is Score.SOFTMAX and not problem.renorm:
-        return "softmax without renormalization needs a denominator over all experts: only the gate has one"
+        return (
+            "softmax without renormalization needs a sum over all experts: only the two-kernel path forms it"
+        )
     return None
 
 
@@ -210,8 +213,8 @@ def _cooperation(problem: RouterProblem, c: Sm90Config) -> str | None:
     if c.schedule == Schedule.COOPERATIVE_M and c.mma_rows % (WGMMA_M * c.warpgroups):
         return f"tile_m = {c.tile_m} has not 64 rows for each of {c.warpgroups} warpgroups"
     columns = c.columns_per_warpgroup
-    if c.tile_n % columns or columns % 8 or columns > WGMMA_MAX_N:
-        return f"{columns} columns for a warpgroup: wgmma takes multiples of 8 up to {WGMMA_MAX_N}"
+    if c.tile_n % columns or columns % 8 or not MIN_COLUMNS <= columns <= WGMMA_MAX_N:
+        return f"{columns} columns for a warpgroup: multiples of 8 from {MIN_COLUMNS} to {WGMMA_MAX_N}"
     return None
 
 
@@ -310,37 +313,60 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _no_grid_split(problem: RouterProblem, c: Sm90Config) -> str | None:
-    return "grid_split merges top-k lists: a GEMM that writes logits has none" if c.grid_split > 1 else None
-
-
 # The GEMM that writes logits keeps the router's rules, so that both kernels search the same shapes.
-TWO_KERNEL_RULES: tuple[Rule, ...] = (*RULES[1:], Rule(("grid_split",), _no_grid_split))
+TWO_KERNEL_RULES: tuple[Rule, ...] = RULES[1:]
 
 
 def default_config(problem: RouterProblem, m: int, rules: tuple[Rule, ...] = RULES) -> Sm90Config:
-    """A legal config for any problem, untuned: few tokens want many CTAs per tile, many want few.
+    """A legal config for any problem, untuned: the first legal one of those that suit about `m` tokens.
 
-    The shapes are those that did well in the first sweeps on an H100 (see results/published).
+    The shapes are those that did well in the first sweeps of deepseek-v4-pro on an H100 (see
+    results/published): few tokens want the experts and K spread over the whole chip, many want large tiles.
     """
-    few_tokens = [
-        Sm90Config(tile_m=64, tile_n=tile_n, tile_k=tile_k, stages=stages, expert_split=split, warpgroups=1)
-        for split in (8, 4, 2, 1)
-        for tile_n in (32, 48, 64, 96, 128, 192, 256)
-        for tile_k, stages in ((128, 6), (64, 6), (64, 3))
-        if tile_n * split >= problem.experts
-    ]
-    many_tokens = [
-        Sm90Config(tile_n=192, expert_split=2, multicast_a=True),
-        Sm90Config(),
-        Sm90Config(tile_n=64),
-        Sm90Config(tile_n=64, stages=3),
-    ]
-    ladder = few_tokens + many_tokens if m <= 1024 else many_tokens + few_tokens
-    for config in ladder:
+    for config in (*_shapes(m), *_shapes(512), *_shapes(16384), *_small_problem_shapes()):
         if all(rule.reason(problem, config) is None for rule in rules):
             return config
-    raise ValueError(f"no default config is legal for {problem}: name a config")
+    reason = next(filter(None, (rule.reason(problem, Sm90Config()) for rule in rules)))
+    raise ValueError(f"{problem.name}: no default config is legal ({reason})")
+
+
+def _shapes(m: int) -> list[Sm90Config]:
+    if m <= 128:
+        return [
+            Sm90Config(
+                tile_m=16 if m <= 16 else 64,
+                tile_n=tile_n,
+                tile_k=128,
+                stages=6,
+                expert_split=2,
+                split_k=4,
+                grid_split=grid_split,
+                warpgroups=1,
+            )
+            for tile_n in (32, 16, 48)
+            for grid_split in (12, 6, 4, 3, 2)
+        ]
+    if m <= 1024:
+        return [
+            Sm90Config(tile_m=64, tile_n=tile_n, tile_k=tile_k, stages=6, expert_split=split, warpgroups=1)
+            for split in (8, 4, 2)
+            for tile_n in (32, 48, 64, 96)
+            for tile_k in (128, 64)
+        ]
+    return [
+        Sm90Config(
+            tile_n=tile_n, expert_split=2, multicast_a=True, tile_m=64 * warpgroups, warpgroups=warpgroups
+        )
+        for warpgroups in ((1, 2) if m <= 8192 else (2, 1))
+        for tile_n in (192, 128, 64)
+    ]
+
+
+def _small_problem_shapes() -> list[Sm90Config]:
+    return [
+        Sm90Config(tile_m=64, tile_n=tile_n, stages=3, warpgroups=1)
+        for tile_n in (16, 32, 48, 64, 96, 128, 192, 256)
+    ]
 
 
 # Arrival counters of a grid split, at the head of the workspace whatever M is, so that launches at different

@@ -448,10 +448,15 @@ def lanes_for(lists: int) -> int:
 
 
 def write_row(
-    top: TopK, problem: RouterProblem, weights: cute.Tensor, ids: cute.Tensor, token: Int32
+    top: TopK,
+    problem: RouterProblem,
+    weights: cute.Tensor,
+    ids: cute.Tensor,
+    token: Int32,
+    denominator: Float32 | None = None,
 ) -> None:
-    """Write one token's ids and weights."""
-    for p, weight in enumerate(top.weights(problem)):
+    """Write one token's ids and weights; `denominator` as in `TopK.weights`."""
+    for p, weight in enumerate(top.weights(problem, denominator)):
         weights[token, p] = weight
         ids[token, p] = top.i[p]
 

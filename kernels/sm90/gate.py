@@ -10,8 +10,10 @@ from typing import Any
 
 import cutlass
 import cutlass.cute as cute
+from cutlass import Float32, Int32
+from cutlass.cutlass_dsl import select_
 
-from kernels.problem import RouterProblem
+from kernels.problem import RouterProblem, Score
 from kernels.sm90.epilogue import write_row
 from kernels.sm90.score import activation
 from kernels.sm90.topk import TopK, sort_key
@@ -52,5 +54,19 @@ class GateKernel:
                     biased = score + bias[expert] if cutlass.const_expr(problem.bias) else score
                     top.insert(sort_key(biased), expert, score, ascending_ids=True)
             top.merge_lanes(WARP)
+            denominator = None
+            if cutlass.const_expr(problem.score is Score.SOFTMAX and not problem.renorm):
+                denominator = self.denominator(logits, token, lane, top.a[0])
             if lane == 0:
-                write_row(top, problem, weights, ids, token)
+                write_row(top, problem, weights, ids, token, denominator)
+
+    @cute.jit
+    def denominator(self, logits: cute.Tensor, token: Int32, lane: Int32, largest: Float32) -> Float32:
+        """Softmax's denominator relative to the largest logit; a NaN logit takes no part in it."""
+        total = Float32(0.0)
+        for step in cutlass.range_constexpr(-(-self.problem.experts // WARP)):
+            expert = lane + step * WARP
+            if expert < self.problem.experts:
+                logit = logits[token, expert]
+                total += select_(logit == logit, cute.math.exp(logit - largest), Float32(0.0))
+        return cute.arch.warp_reduction_sum(total)

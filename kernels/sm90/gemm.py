@@ -18,7 +18,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import BFloat16, Float32, Int32, Int64, const_expr, pipeline
 from cutlass.cute.nvgpu import cpasync, warpgroup
-from cutlass.utils import LayoutEnum
+from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as sm90_utils
 
 from kernels.problem import RouterProblem
@@ -73,7 +73,7 @@ class Sm90RouterGemm:
             Schedule.COOPERATIVE_N: (1, c.warpgroups, 1),
             Schedule.PINGPONG: (1, 1, 1),
         }[Schedule(c.schedule)]
-        major = warpgroup.OperandMajorMode.K
+        major = cute.nvgpu.OperandMajorMode.K
         tiled_mma = sm90_utils.make_trivial_tiled_mma(
             BFloat16, BFloat16, major, major, Float32, warpgroups, tiler_mn=(WGMMA_M, c.columns_per_warpgroup)
         )
@@ -137,7 +137,7 @@ class Sm90RouterGemm:
             cpasync.prefetch_descriptor(tma_a)
             cpasync.prefetch_descriptor(tma_b)
 
-        storage = cutlass.utils.SmemAllocator().allocate(self.shared_storage)
+        storage = cutlass.memory.SmemAllocator().allocate(self.shared_storage)
         operand_a = Operand(
             tma_a, source_a, storage.ring_a.get_tensor(a_layout.outer, swizzle=a_layout.inner)
         )

@@ -86,18 +86,21 @@ class TopK:
             for p, (s, i, a) in enumerate(theirs):
                 self.insert(s, i, a, ascending_ids=False, first=p)
 
-    def weights(self, problem: RouterProblem) -> list[Float32]:
-        """The k routing weights: renormalized and scaled as `problem` says. A sum of 0 gives zeros."""
+    def weights(self, problem: RouterProblem, denominator: Float32 | None = None) -> list[Float32]:
+        """The k routing weights: renormalized and scaled as `problem` says. A sum of 0 gives zeros.
+
+        `denominator` is softmax's, relative to the largest logit; renormalization cancels it.
+        """
         values = [self.a[p] for p in range(self.k)]
         if problem.score is Score.SOFTMAX:
-            # Only renormalized softmax gets here (see config.illegal_reason): the full denominator cancels.
             # The largest logit is the first, since softmax has no bias.
             values = [cute.math.exp(value - values[0]) for value in values]
         if problem.renorm:
-            total = values[0]
+            denominator = values[0]
             for value in values[1:]:
-                total = total + value
-            is_zero = total == 0.0
-            divisor = select_(is_zero, Float32(1.0), total)
+                denominator = denominator + value
+        if denominator is not None:
+            is_zero = denominator == 0.0
+            divisor = select_(is_zero, Float32(1.0), denominator)
             values = [select_(is_zero, Float32(0.0), value / divisor) for value in values]
         return [value * problem.routed_scale for value in values]

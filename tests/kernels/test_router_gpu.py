@@ -139,6 +139,17 @@ def test_every_score_and_k(score: Score, k: int) -> None:
     judge(weights, ids, a, b, bias, torch.ones(1, device=DEVICE), problem)
 
 
+def test_softmax_without_renormalization_takes_the_two_kernel_path() -> None:
+    problem = RouterProblem(
+        "plain", hidden=512, experts=160, top_k=6, score=Score.SOFTMAX, bias=False, renorm=False
+    )
+    a, b, _ = draw(problem, 70, seed=2)
+    weights, ids = run_nvfp4_fused_router(a, b, problem, path="two_kernel")
+    judge(weights, ids, a, b, None, torch.ones(1, device=DEVICE), problem)
+    with pytest.raises(ValueError, match="only the two-kernel path"):
+        run_nvfp4_fused_router(a, b, problem)
+
+
 def test_equal_scores_go_to_the_lowest_ids() -> None:
     problem = PRESETS["deepseek-v4-pro"]
     a, b, _ = draw(problem, 40, seed=3)
