@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -13,10 +14,15 @@ from harness.record import Provenance
 from harness.toolchain import versions
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+# The commit of a copy of the project without its git folder, for whoever made the copy to set.
+COMMIT_VARIABLE = "ROUTERTUNE_COMMIT"
 
 
 def git_commit(folder: Path = PROJECT_ROOT) -> str:
-    """The commit checked out in `folder`, with "-dirty" when tracked files differ; "" outside git."""
+    """The commit checked out in `folder`, with "-dirty" when tracked files differ.
+
+    Outside git it is what $ROUTERTUNE_COMMIT says, else "".
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
@@ -26,7 +32,14 @@ def git_commit(folder: Path = PROJECT_ROOT) -> str:
         commit = git("rev-parse", "HEAD")
         return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return os.environ.get(COMMIT_VARIABLE, "")
+
+
+def command_line() -> str:
+    """This process's command as a person would type it: the program without its folder."""
+    program = Path(sys.argv[0])
+    name = "routertune" if program.stem == "cli" else program.name
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def provenance(*, commit: str | None = None, command: str | None = None) -> Provenance:
@@ -38,6 +51,6 @@ def provenance(*, commit: str | None = None, command: str | None = None) -> Prov
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=git_commit() if commit is None else commit,
         host=platform.node(),
-        command=shlex.join(sys.argv) if command is None else command,
+        command=command_line() if command is None else command,
         versions=versions(),
     )
