@@ -176,7 +176,7 @@ SPACE: dict[str, tuple[ParamValue, ...]] = {
     "cluster_m": (1, 2),
     "expert_split": (1, 2, 3, 4, 6, 8),
     "split_k": (1, 2, 4, 8),
-    "grid_split": (1, 2, 3, 4, 6, 12),
+    "grid_split": (1, 2, 3, 4, 6, 8, 12),
     "multicast_a": (False, True),
     "warpgroups": (1, 2, 3),
     "schedule": tuple(schedule.value for schedule in Schedule),
