@@ -396,8 +396,8 @@ class RouterEpilogue(Epilogue):
         counters, *tensors = self.published(out)
         counter = counters.iterator + place.m_tile * self.group + self.group_rank()
         arrivals = cute.make_tensor(out.arrivals, cute.make_layout(1))
-        # The barriers on both sides make thread 0's release and acquire those of the whole CTA (PTX ISA, memory
-        # consistency model, causality order); a fence in every thread would cost each 0.7 us.
+        # The barriers on both sides make thread 0's release and acquire those of the whole CTA (PTX ISA,
+        # memory consistency model, causality order); a fence in every thread would cost each 0.7 us.
         self.consumer_barrier()
         if place.thread == 0:
             arrivals[0] = cute.arch.atomic_add(counter, Int32(1), sem="acq_rel", scope="gpu")

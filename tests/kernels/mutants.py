@@ -279,13 +279,44 @@ EPILOGUES: dict[str, type[RouterEpilogue]] = {
     "last_row_skipped": LastRowSkipped,
 }
 
+
+class OwnCtaOnly(RouterEpilogue):
+    """Every peer of the cluster is taken to be this CTA itself."""
+
+    def peer_address(self, tensor, group_rank, place):  # type: ignore[no-untyped-def]
+        return super().peer_address(tensor, self.group_rank(), place)
+
+
+class PublishedInOnePlace(RouterEpilogue):
+    """Each cluster of a grid split overwrites the lists of the one before."""
+
+    def publish(self, top, out, token):  # type: ignore[no-untyped-def]
+        _, *tensors = self.published(out)
+        for held, tensor in zip((top.s, top.i, top.a), tensors, strict=True):
+            for p in range(self.problem.top_k):
+                tensor[p, 0, token] = held[p]
+
+
 GEMMS: dict[str, type[Sm90RouterGemm]] = {"stale_accumulator": StaleAccumulator}
 
-MUTANTS = (*EPILOGUES, *GEMMS)
+# Defects that need CTAs to share a token, each with what it shares.
+SHARED: dict[str, tuple[type[RouterEpilogue], dict[str, int]]] = {
+    "lists_of_peers_unread": (OwnCtaOnly, {"expert_split": 2}),
+    "partials_of_peers_unread": (OwnCtaOnly, {"split_k": 2, "tile_n": 128, "tile_m": 64}),
+    "published_in_one_place": (PublishedInOnePlace, {"grid_split": 2}),
+}
+
+MUTANTS = (*EPILOGUES, *GEMMS, *SHARED)
+
+
+def config_of(name: str, config: Sm90Config) -> Sm90Config:
+    """`config`, with what the named defect needs."""
+    return replace(config, **SHARED[name][1]) if name in SHARED else config
 
 
 def compile_mutant(name: str, problem: RouterProblem, config: Sm90Config) -> Any:
     """The kernel with the named defect, as a `launch` like any other."""
     if name in GEMMS:
         return compile_gemm(GEMMS[name](problem, config), problem)
-    return compile_gemm(Sm90RouterGemm(problem, config, EPILOGUES[name]), problem)
+    epilogue = SHARED[name][0] if name in SHARED else EPILOGUES[name]
+    return compile_gemm(Sm90RouterGemm(problem, config, epilogue), problem)
