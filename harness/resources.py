@@ -10,8 +10,10 @@ prints, and the values are those of `cuobjdump -res-usage` (CUDA 13.5).
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 
 from harness.record import Resources
 
@@ -54,6 +56,33 @@ def read_resources(cubin: bytes) -> tuple[Resources, ...]:
         return tuple(resources)
     except (ELFError, struct.error) as error:
         raise ValueError(f"not a readable cubin: {error}") from None
+
+
+# cudaLaunchConfig_t in the host code's LLVM dialect; field 2 is dynamicSmemBytes.
+_LAUNCH_CONFIG = r"!llvm\.struct<\(array<3 x i32>, array<3 x i32>, i64, ptr, ptr, i32\)>"
+_DYNAMIC_SMEM = re.compile(
+    r"(?P<field>%\d+) = llvm\.getelementptr %\d+\[0, 2\] : \(!llvm\.ptr\) -> !llvm\.ptr, "
+    + _LAUNCH_CONFIG
+    + r"\s+llvm\.store (?P<value>%\d+), (?P=field) : i64"
+)
+
+
+def with_dynamic_smem(resources: tuple[Resources, ...], host_ir: str) -> tuple[Resources, ...]:
+    """`resources` with what each kernel's launch asks for, read from the host code in MLIR's LLVM dialect.
+
+    The bytes are a constant that the host code stores into the launch's config; the kernel launched is the
+    one named next. A launch whose size is not a constant leaves its kernel at 0.
+    """
+    asked: dict[str, int] = {}
+    for launch in _DYNAMIC_SMEM.finditer(host_ir):
+        before, after = host_ir[: launch.start()], host_ir[launch.end() :]
+        named = [resource.kernel for resource in resources if resource.kernel in after]
+        constants = re.findall(re.escape(launch["value"]) + r" = llvm\.mlir\.constant\((\d+) : i64\)", before)
+        if named and constants:
+            asked[min(named, key=after.find)] = int(constants[-1])
+    return tuple(
+        replace(resource, dynamic_smem_bytes=asked.get(resource.kernel, 0)) for resource in resources
+    )
 
 
 def _records(data: bytes) -> Iterator[tuple[int, bytes]]:

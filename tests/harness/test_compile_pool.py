@@ -12,8 +12,8 @@ from harness.artifact import LAUNCHER
 from harness.cache import ArtifactCache
 from harness.compile import CUBIN, PTX
 from harness.compile_pool import CompilePool, CompileResult
-from harness.record import Outcome
-from harness.resources import read_resources
+from harness.record import Outcome, Resources
+from harness.resources import read_resources, with_dynamic_smem
 from harness.toolchain import ToolchainError
 from kernels.problem import RouterProblem
 from tests.harness.tiny_family import PROBLEM, TARGET, TinyConfig, TinyFamily
@@ -111,3 +111,19 @@ def test_what_the_machine_lacks_is_not_remembered(pool: CompilePool) -> None:
         assert result.outcome is Outcome.COMPILE_ERROR
         assert "libcuda_dialect.so" in result.reason
         assert not result.from_cache
+
+
+def test_dynamic_shared_memory_goes_to_the_kernel_whose_launch_asks_for_it() -> None:
+    config = "!llvm.struct<(array<3 x i32>, array<3 x i32>, i64, ptr, ptr, i32)>"
+
+    def launch(number: int, value: int, kernel: str) -> str:
+        return (
+            f"%{number}1 = llvm.mlir.constant({value} : i64) : i64\n"
+            f"%{number}2 = llvm.getelementptr %9[0, 2] : (!llvm.ptr) -> !llvm.ptr, {config}\n"
+            f"    llvm.store %{number}1, %{number}2 : i64, !llvm.ptr\n"
+            f"%{number}3 = llvm.mlir.addressof @kernels_{kernel} : !llvm.ptr\n"
+        )
+
+    kernels = (Resources("gate", 40, 0, 1024), Resources("gemm", 240, 0, 1024))
+    found = with_dynamic_smem(kernels, launch(1, 173056, "gemm") + launch(2, 0, "gate"))
+    assert [(kernel.kernel, kernel.dynamic_smem_bytes) for kernel in found] == [("gate", 0), ("gemm", 173056)]
