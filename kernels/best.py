@@ -21,7 +21,7 @@ from kernels.problem import RouterProblem
 
 BEST_VARIABLE = "ROUTERTUNE_BEST"
 USER_TABLES = Path("~/.config/routertune/best")
-SHIPPED_TABLES = Path(__file__).parent / "best"
+SHIPPED_TABLES = Path(__file__).parent / "tables"
 
 
 def best_known_config(kernels: KernelFamily, problem: RouterProblem, target: str, m: int) -> Any:
