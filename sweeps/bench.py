@@ -23,6 +23,7 @@ from kernels.problem import RouterProblem
 from sweeps import store
 from sweeps.driver import Driver
 from sweeps.job import Workshop
+from sweeps.objective import lesson
 from sweeps.places import Place
 from sweeps.run import study_info
 from sweeps.sampler import make_sampler
@@ -75,7 +76,14 @@ def overhead_ms(trials: int) -> float:
     from kernels.families import family
 
     space = Space(family(spec.family), spec.problem, spec.target, spec.parameters)
-    sampler = make_sampler(space, "tpe", seed=0, exhaustive_limit=0)
+    sampler = make_sampler(
+        space,
+        "tpe",
+        seed=0,
+        exhaustive_limit=0,
+        lessons=len(spec.objective_m_values),
+        lesson=lesson(spec.objective.metric, spec.objective_m_values),
+    )
     with tempfile.TemporaryDirectory() as folder, InstantExecutor() as executor:
         place = Place(str(Path(folder) / "bench.db"), "bench")
         study = store.open_study(

@@ -17,6 +17,7 @@ from kernels.family import KernelFamily
 from sweeps import store
 from sweeps.driver import Driver, Ending
 from sweeps.job import Workshop
+from sweeps.objective import lesson
 from sweeps.places import Place, place_for
 from sweeps.progress import summary
 from sweeps.sampler import make_sampler
@@ -79,6 +80,8 @@ def drive(
         seed=spec.search.seed,
         exhaustive_limit=spec.search.exhaustive_limit,
         first=map(config_params, first),
+        lessons=len(spec.objective_m_values),
+        lesson=lesson(spec.objective.metric, spec.objective_m_values),
     )
     origin = provenance()
     storage = store.open_storage(place.storage, create=True)
