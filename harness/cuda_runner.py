@@ -52,6 +52,7 @@ class CudaRunner(Runner):
         torch.cuda.synchronize()  # whoever waits for this runner learns here whether the device works
         self._properties = torch.cuda.get_device_properties(DEVICE)
         self._monitor = DeviceMonitor(f"GPU-{self._properties.uuid}")
+        self._max_sm_clock_mhz = self.device().max_sm_clock_mhz
         self._inputs = InputCache(DEVICE, int(INPUT_CACHE_SHARE * self._properties.total_memory))
 
     def device(self) -> DeviceFacts:
@@ -98,7 +99,8 @@ class CudaRunner(Runner):
             cold, while_cold = self._time(launches, plan.samples)
             warm, while_warm = self._time(launches[:1], plan.samples)
             reasons = dict.fromkeys((*while_cold.throttle_reasons, *while_warm.throttle_reasons))
-            return Attempt(cold, warm, replace(while_cold, throttle_reasons=tuple(reasons)))
+            conditions = replace(while_cold, throttle_reasons=tuple(reasons))
+            return Attempt(cold, warm, conditions, self._max_sm_clock_mhz)
 
         last, repeats, steady = repeat_until_steady(attempt, plan)
         if not outputs.written():

@@ -1,8 +1,8 @@
 """Choose the best config at each M, and compare it with the two-kernel path.
 
-Only steady measurements of ok candidates are eligible, and a config that ever gave a wrong result, crashed
-or hung, in the sweep or when it was confirmed, is not. The fastest candidate and all that tie with it are
-as good as each other; `results.stats.tie_key` picks one.
+Only steady measurements of candidates that passed the check are eligible, and a config that ever gave a
+wrong result, crashed or hung, in the sweep or when it was confirmed, is not. The fastest candidate and all
+that tie with it are as good as each other; `results.stats.tie_key` picks one.
 
 Where the sweep's fastest candidate was measured again (role `confirmation`, interleaved with the other
 finalists), the confirmations decide among the confirmed configs, their rounds pooled: the sweep's own

@@ -127,8 +127,11 @@ def device_name(record: TrialRecord) -> str:
 
 
 def usable(record: TrialRecord, m: int) -> Measurement | None:
-    """The trial's measurement at `m` if the trial is ok and the measurement steady; None otherwise."""
-    measurement = record.at(m) if record.outcome is Outcome.OK else None
+    """The trial's measurement at `m` if the trial passed the check and the measurement is steady, else None.
+
+    An unstable trial was unsteady at some M; where it was steady it is as good as any.
+    """
+    measurement = record.at(m) if record.outcome in (Outcome.OK, Outcome.UNSTABLE) else None
     return measurement if measurement and measurement.steady else None
 
 

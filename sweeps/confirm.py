@@ -25,11 +25,16 @@ from sweeps.stop import StopRequest
 def finalists(
     records: Iterable[TrialRecord], count: int, metric: Metric, m_values: Sequence[int]
 ) -> list[dict[str, ParamValue]]:
-    """The configs of the `count` best ok candidates by the objective and at each M, each config once."""
+    """The configs of the `count` best candidates by the objective and at each M, each config once.
+
+    Unstable ones among them: measured again they may be steady, and what throttled them may be their speed.
+    """
     eligible = [
         record
         for record in records
-        if record.role == "candidate" and record.outcome is Outcome.OK and all(map(record.at, m_values))
+        if record.role == "candidate"
+        and record.outcome in (Outcome.OK, Outcome.UNSTABLE)
+        and all(map(record.at, m_values))
     ]
 
     def ranking(over: Sequence[int]) -> Callable[[TrialRecord], float]:

@@ -346,20 +346,32 @@ def _shapes(m: int) -> list[Sm90Config]:
             for tile_n in (32, 16, 48)
             for grid_split in (12, 6, 4, 3, 2)
         ]
-    if m <= 1024:
+    if m <= 512:
         return [
             Sm90Config(tile_m=64, tile_n=tile_n, tile_k=tile_k, stages=6, expert_split=split, warpgroups=1)
             for split in (8, 4, 2)
             for tile_n in (32, 48, 64, 96)
             for tile_k in (128, 64)
         ]
-    return [
-        Sm90Config(
-            tile_n=tile_n, expert_split=2, multicast_a=True, tile_m=64 * warpgroups, warpgroups=warpgroups
-        )
-        for warpgroups in ((1, 2) if m <= 8192 else (2, 1))
-        for tile_n in (192, 128, 64)
-    ]
+    if m <= 2048:
+        return [
+            Sm90Config(
+                tile_m=64,
+                tile_n=64,
+                stages=12,
+                expert_split=2,
+                grid_split=split,
+                multicast_a=True,
+                warpgroups=1,
+            )
+            for split in (3, 2, 1)
+        ]
+    if m <= 8192:
+        return [
+            Sm90Config(tile_n=tile_n, stages=6, expert_split=2, grid_split=2, multicast_a=True)
+            for tile_n in (96, 64, 48, 32)
+        ]
+    return [Sm90Config(tile_n=tile_n, expert_split=2, multicast_a=True) for tile_n in (192, 128, 64)]
 
 
 def _small_problem_shapes() -> list[Sm90Config]:

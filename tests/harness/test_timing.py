@@ -59,12 +59,19 @@ def test_a_steady_measurement_is_not_repeated() -> None:
     assert attempts(good) == (good, 0, True)
 
 
+def test_a_power_limit_that_hardly_moves_the_clock_is_no_throttling() -> None:
+    capped = Attempt(STEADY, STEADY, Conditions(sm_clock_mhz=1965, throttle_reasons=("sw_power_cap",)), 1980)
+    assert attempts(capped) == (capped, 0, True)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
         Attempt(NOISY, STEADY, Conditions()),
         Attempt(STEADY, NOISY, Conditions()),
         Attempt(STEADY, STEADY, Conditions(throttle_reasons=("hw_thermal_slowdown",))),
+        Attempt(STEADY, STEADY, Conditions(sm_clock_mhz=1845, throttle_reasons=("sw_power_cap",)), 1980),
+        Attempt(STEADY, STEADY, Conditions(sm_clock_mhz=1965, throttle_reasons=("sw_power_cap",))),
     ],
 )
 def test_an_unsteady_or_throttled_measurement_is_repeated_then_kept_as_unsteady(bad: Attempt) -> None:

@@ -51,13 +51,19 @@ def test_a_tie_goes_to_fewer_registers_not_to_the_luckier_median(synthetic: Any)
     assert [each.record for each in choice.tied] == [lucky]
 
 
-@pytest.mark.parametrize(
-    "outcome", [Outcome.WRONG_RESULT, Outcome.CRASHED, Outcome.TIMEOUT, Outcome.UNSTABLE]
-)
+@pytest.mark.parametrize("outcome", [Outcome.WRONG_RESULT, Outcome.CRASHED, Outcome.TIMEOUT])
 def test_what_is_not_ok_is_never_chosen_however_fast(synthetic: Any, outcome: Outcome) -> None:
     fast, slow = at(synthetic, 5.0, stages=3, outcome=outcome), at(synthetic, 10.0, stages=4)
     assert choose(study_of(synthetic, fast, slow), M).best.record is slow
     assert choose(study_of(synthetic, fast), M) is None
+
+
+def test_an_unstable_trial_is_eligible_where_it_was_steady(synthetic: Any) -> None:
+    fast, slow = (
+        at(synthetic, 5.0, stages=3, outcome=Outcome.UNSTABLE),
+        at(synthetic, 10.0, stages=4),
+    )
+    assert choose(study_of(synthetic, fast, slow), M).best.record is fast
 
 
 def test_an_unsteady_measurement_is_not_chosen(synthetic: Any) -> None:

@@ -206,12 +206,14 @@ def test_candidates_are_compiled_while_one_is_measured(path: Path) -> None:
     assert len(sweep.records()) == 8
 
 
-def test_finalists_are_the_best_at_each_m_and_overall_and_only_ok_ones() -> None:
+def test_finalists_are_the_best_at_each_m_and_overall_of_those_that_passed_the_check() -> None:
     ok = [toy_record(params) for params in ALL]
-    wrong = [replace(ok[0], outcome=Outcome.WRONG_RESULT), replace(ok[1], outcome=Outcome.UNSTABLE)]
+    wrong = [replace(ok[0], outcome=Outcome.WRONG_RESULT), replace(ok[1], outcome=Outcome.CRASHED)]
     best = min(ok, key=lambda record: toy_time_us(record.config, 1))
     assert finalists([*wrong, *ok[2:]], 1, "cold", M_VALUES) == [best.config]
     assert finalists(wrong, 1, "cold", M_VALUES) == []
+    unstable = replace(ok[1], outcome=Outcome.UNSTABLE)
+    assert finalists([unstable], 1, "cold", M_VALUES) == [unstable.config]
 
 
 def test_optuna_s_own_best_trial_is_a_candidate(path: Path) -> None:
