@@ -334,6 +334,19 @@ def check_config(assignments: tuple[str, ...], **named: Any) -> None:
     click.echo("legal" if reason is None else f"illegal: {reason}")
 
 
+@main.command(
+    epilog=examples("routertune rejudge --storage old.db --study default-sm_90a --output judged.db")
+)
+@click.option("--storage", metavar="URL|FILE", required=True, help="The study's storage; it stays as it is.")
+@click.option("--study", required=True, help="The study's name.")
+@click.option("--output", metavar="URL|FILE", required=True, help="The storage of the judged copy.")
+def rejudge(storage: str, study: str, output: str) -> None:
+    """Judge a study's measurements by the present rule of what is steady, into a new storage."""
+    from sweeps.rejudge import rejudge_study
+
+    click.echo(f"{output}: {rejudge_study(storage, study, output)} records judged otherwise than before")
+
+
 @main.command(epilog=examples("routertune bench", "routertune bench --trials 500"))
 @click.option("--trials", type=click.IntRange(min=1), default=200, show_default=True)
 def bench(trials: int) -> None:
