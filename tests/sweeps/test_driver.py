@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -88,12 +90,33 @@ def test_the_trials_budget_holds_over_all_runs(path: Path) -> None:
 def test_the_time_budget_ends_the_search_and_releases_what_was_not_measured(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(10_000))
-    monkeypatch.setattr("sweeps.driver.time.monotonic", lambda: next(clock))  # a second at each look
-    spec = replace(search(minutes=3 / 60), confirm=replace(SPEC.confirm, rounds=0))
-    sweep = Sweep(path, executor=(executor := ToyExecutor()), spec=spec)
+    """The third measurement outlasts the budget: it is waited for and recorded, those behind it are not."""
+    now_s = [0.0]
+    released = threading.Event()
+
+    def outlast_the_budget_at_the_third(params: dict[str, ParamValue]) -> None:
+        if len(executor.evaluated) == 3:
+            now_s[0] = 61.0
+            assert released.wait(30), "nothing was released"
+
+    def release(*arguments: Any) -> None:
+        release_in_store(*arguments)
+        released.set()
+
+    release_in_store = store.release
+    monkeypatch.setattr("sweeps.driver.store.release", release)
+    clock = SimpleNamespace(monotonic=lambda: now_s[0], perf_counter=time.perf_counter)
+    monkeypatch.setattr("sweeps.driver.time", clock)
+    executor = ToyExecutor(before=outlast_the_budget_at_the_third)
+    sweep = Sweep(
+        path,
+        executor=executor,
+        spec=replace(search(minutes=1), confirm=replace(SPEC.confirm, rounds=0)),
+    )
     assert sweep.run() is Ending.MINUTES
-    assert len(sweep.records()) + len(sweep.records("baseline")) == len(executor.evaluated) < len(ALL)
+    assert len(executor.evaluated) == 3
+    assert len(sweep.records("baseline")) == 1
+    assert len(sweep.records()) == 2
     assert sweep.states()[TrialState.RUNNING] == 0
     assert sweep.study.get_trials(states=(TrialState.WAITING,))
 
