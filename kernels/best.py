@@ -4,7 +4,9 @@ Tables are looked for in three places, the first fitting one wins:
 
     $ROUTERTUNE_BEST                  a file or a folder of *.json
     ~/.config/routertune/best/*.json  where `routertune export --install` puts them
-    kernels/best/*.json               what the project ships
+    kernels/tables/*.json             what the project ships
+
+Files are read once in a process, and what was chosen is kept: the wrapper asks before every launch.
 """
 
 from __future__ import annotations
@@ -26,18 +28,32 @@ SHIPPED_TABLES = Path(__file__).parent / "tables"
 
 def best_known_config(kernels: KernelFamily, problem: RouterProblem, target: str, m: int) -> Any:
     """The config to use at `m` tokens. Raises `DispatchTableError` when $ROUTERTUNE_BEST cannot be read."""
-    for table in (*_named_tables(os.environ.get(BEST_VARIABLE)), *_found_tables()):
+    return _chosen(kernels, problem, target, m, os.environ.get(BEST_VARIABLE))
+
+
+@lru_cache(maxsize=4096)  # judging one config anew takes 0.1 ms, ten times a small launch
+def _chosen(kernels: KernelFamily, problem: RouterProblem, target: str, m: int, place: str | None) -> Any:
+    for table in (*_named_tables(place), *_found_tables()):
         if table.family == kernels.name and table.matches(problem, target):
-            config = kernels.config(table.best_for(m).config)
-            if kernels.illegal_reason(problem, config, target) is None:
+            config = _usable_config(table, kernels, problem, m)
+            if config is not None:
                 return config
     return kernels.default_config(problem, m)
+
+
+def _usable_config(table: DispatchTable, kernels: KernelFamily, problem: RouterProblem, m: int) -> Any:
+    """The table's config at `m`; None when it is not legal, or of a version with other parameters."""
+    try:
+        config = kernels.config(table.best_for(m).config)
+    except ValueError:
+        return None
+    return config if kernels.illegal_reason(problem, config, table.target) is None else None
 
 
 @lru_cache(maxsize=8)
 def _named_tables(place: str | None) -> tuple[DispatchTable, ...]:
     """The tables that the environment names: what the user asked for must be readable."""
-    if place is None:
+    if not place:
         return ()
     path = Path(place).expanduser()
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
@@ -53,5 +69,5 @@ def _found_tables() -> tuple[DispatchTable, ...]:
             try:
                 tables.append(load_table(file))
             except DispatchTableError as error:
-                warnings.warn(f"ignored: {error}", stacklevel=3)
+                warnings.warn(f"ignored: {error}", stacklevel=4)
     return tuple(tables)

@@ -29,6 +29,8 @@ from kernels.problem import RouterProblem, preset
 ALIGNMENT_BYTES = 16  # TMA's: of a tensor's first byte and of its row stride
 # Which kernels run on a device of each compute capability, by the path that the caller asks for.
 TARGETS = {(9, 0): "sm_90a"}
+PATHS = ("fused", "two_kernel")
+PATHS = ("fused", "two_kernel")
 FAMILIES = {("sm_90a", "fused"): "fused_sm90", ("sm_90a", "two_kernel"): "two_kernel_sm90"}
 
 
@@ -59,21 +61,24 @@ def run_nvfp4_fused_router(
     alignment or config, with the value and what to do.
     """
     problem = preset(problem) if isinstance(problem, str) else problem
+    if path not in PATHS:
+        raise ValueError(f"path = {path!r}: must be {' or '.join(map(repr, PATHS))}")
     b, b_scale = _weight_operand(weight, problem)
-    target = _target(b.device)
     a, alpha = _activation_operand(activations, b_scale, problem, b.device, quantize_activations)
     bias = _bias_operand(bias, problem, b.device)
     m = a.shape[0]
     weights, ids = out if out is not None else _allocate(m, problem, b.device)
     _require(weights, "out weights", (m, problem.top_k), torch.float32, b.device)
     _require(ids, "out ids", (m, problem.top_k), torch.int32, b.device)
+    target = _target(b.device)
     if m == 0:
         return weights, ids
-    if (target, path) not in FAMILIES:
-        raise ValueError(f"path = {path!r}: must be 'fused' or 'two_kernel'")
     kernels = family(FAMILIES[target, path])
     if config is None:
         config = best_known_config(kernels, problem, target, m)
+    elif type(config) is not kernels.config_type:
+        wanted = kernels.config_type.__name__
+        raise ValueError(f"config is a {type(config).__name__}: {kernels.name} takes a {wanted}")
     launch = _compiled(kernels.name, problem, config, target)
     workspace = _workspace(kernels.name, kernels.workspace_elements(problem, config, m), b.device)
     with torch.cuda.device(b.device):
@@ -103,8 +108,6 @@ def _workspace(name: str, elements: int, device: torch.device) -> torch.Tensor:
 def _compiled(name: str, problem: RouterProblem, config: Any, target: str) -> Any:
     """The compiled launcher of one config; raises `ValueError` for an illegal one."""
     kernels = family(name)
-    if not isinstance(config, kernels.config_type):
-        raise ValueError(f"config is a {type(config).__name__}: {name} takes {kernels.config_type.__name__}")
     reason = kernels.illegal_reason(problem, config, target)
     if reason is not None:
         raise ValueError(f"illegal config for {problem.name} on {target}: {reason}")
@@ -159,14 +162,14 @@ def _activation_operand(
         scales.append(activations.global_scale)
         activations = dequantize_exact_bf16(activations)
         _require(activations, "quantized activations", (m, problem.hidden), torch.bfloat16, device)
-    return activations, global_alpha(*scales) if scales else _one(device)
+    return activations, global_alpha(*scales) if scales else _constant(1, 1.0, device)
 
 
 def _bias_operand(bias: torch.Tensor | None, problem: RouterProblem, device: torch.device) -> torch.Tensor:
     if not problem.bias:
         if bias is not None:
             raise ValueError(f"{problem.name} has no selection bias: leave bias out")
-        return _zeros(problem.experts, device)
+        return _constant(problem.experts, 0.0, device)
     if bias is None:
         raise ValueError(f"{problem.name} selects with a bias: pass bias, [{problem.experts}] fp32")
     _require(bias, "bias", (problem.experts,), torch.float32, device)
@@ -181,14 +184,15 @@ def _allocate(m: int, problem: RouterProblem, device: torch.device) -> tuple[tor
     )
 
 
-@cache
-def _one(device: torch.device) -> torch.Tensor:
-    return torch.ones(1, dtype=torch.float32, device=device)
+def _constant(elements: int, value: float, device: torch.device) -> torch.Tensor:
+    """A tensor [elements] fp32 of `value`, kept; made anew in a capture, whose memory only replays fill."""
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return (_kept_constant.__wrapped__ if capturing else _kept_constant)(elements, value, device)
 
 
 @cache
-def _zeros(experts: int, device: torch.device) -> torch.Tensor:
-    return torch.zeros(experts, dtype=torch.float32, device=device)
+def _kept_constant(elements: int, value: float, device: torch.device) -> torch.Tensor:
+    return torch.full((elements,), value, dtype=torch.float32, device=device)
 
 
 def _require(
