@@ -7,8 +7,9 @@ meanwhile (clocks, temperature) meets them alike. The records have the role `con
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 
 import numpy as np
 import optuna
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from harness.record import Outcome, ParamValue, TrialRecord
 from sweeps.job import Job, Workshop
 from sweeps.measuring import MeasuringThread
-from sweeps.objective import Metric, floor_ratio
+from sweeps.objective import Metric
 from sweeps.space import config_id
 from sweeps.stop import StopRequest
 
@@ -25,25 +26,24 @@ from sweeps.stop import StopRequest
 def finalists(
     records: Iterable[TrialRecord], count: int, metric: Metric, m_values: Sequence[int]
 ) -> list[dict[str, ParamValue]]:
-    """The configs of the `count` best candidates by the objective and at each M, each config once.
+    """The configs of the `count` fastest candidates at each M, which the export chooses from; each config once.
 
     Unstable ones among them: measured again they may be steady, and what throttled them may be their speed.
     """
-    eligible = [
+    timed = [
         record
         for record in records
-        if record.role == "candidate"
-        and record.outcome in (Outcome.OK, Outcome.UNSTABLE)
-        and all(map(record.at, m_values))
+        if record.role == "candidate" and record.outcome in (Outcome.OK, Outcome.UNSTABLE)
     ]
-
-    def ranking(over: Sequence[int]) -> Callable[[TrialRecord], float]:
-        return lambda record: floor_ratio(record, metric, over)
-
     chosen = {}
-    for over in (m_values, *([m] for m in m_values)):
-        for record in sorted(eligible, key=ranking(over))[:count]:
-            chosen[config_id(record.config)] = dict(record.config)
+    for m in m_values:
+        times_us = [
+            ((at.cold if metric == "cold" else at.warm).median_us, record.config)
+            for record in timed
+            if (at := record.at(m))
+        ]
+        for _, config in sorted(times_us, key=itemgetter(0))[:count]:
+            chosen[config_id(config)] = dict(config)
     return list(chosen.values())
 
 

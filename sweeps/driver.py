@@ -201,8 +201,9 @@ class Driver:
 
     def _confirm(self) -> None:
         known = store.records(self._study)
-        metric, m_values = self._spec.objective.metric, self._spec.objective_m_values
-        winners = finalists(known, self._spec.confirm.finalists, metric, m_values)
+        winners = finalists(
+            known, self._spec.confirm.finalists, self._spec.objective.metric, self._spec.m_values
+        )
         if not winners:
             return
         entrants = [*((self._space.family, params) for params in winners), *self._baselines]

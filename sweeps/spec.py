@@ -16,7 +16,7 @@
     minutes = 60                      # budget of one run
     seed = 0
 
-    [objective]                       # geometric mean over M of time / floor
+    [objective]                       # time / floor, searched for at each M in turn
     metric = "cold"                   # or warm
     m_values = [1, 16]                # all of the sweep's when absent
 
@@ -26,7 +26,7 @@
     config = { }                      # parameters; the family's defaults for all M when empty
 
     [confirm]
-    finalists = 2                     # the best so many at each M, and by the objective
+    finalists = 2                     # the fastest so many at each M
     rounds = 3                        # how often each is measured again, interleaved; 0: never
 
 Only `problem` and `family` must be there. Anything unknown is refused with one line that names the known.
@@ -89,7 +89,7 @@ class BaselineSpec:
 
 @dataclass(frozen=True)
 class ConfirmSpec:
-    """How the winners are measured again: `finalists` at each M and by the objective, `rounds` times each."""
+    """How the winners are measured again: the `finalists` fastest at each M, `rounds` times each."""
 
     finalists: int = 2
     rounds: int = 3

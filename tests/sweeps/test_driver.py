@@ -17,20 +17,23 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from harness.executor import ExecutorError
-from harness.record import Outcome, ParamValue, Source
+from harness.artifact import Artifact
+from harness.executor import Evaluation, ExecutorError, MeasurePlan
+from harness.record import Outcome, ParamValue, Source, TrialRecord
 from sweeps import store
 from sweeps.confirm import finalists
 from sweeps.driver import Ending
 from sweeps.objective import PENALTY
+from sweeps.sampler import SnappingSampler
 from sweeps.space import config_id
-from sweeps.spec import SweepSpec
+from sweeps.spec import ConfirmSpec, ObjectiveSpec, SweepSpec
 from sweeps.stop import StopRequest, stop_on_signal
 from tests.sweeps.toy_driver import ALL, BASELINE, SPEC, Sweep
 from tests.sweeps.toys import (
     M_VALUES,
     ToyExecutor,
     ToyPool,
+    measurement,
     toy_record,
     toy_time_us,
 )
@@ -183,6 +186,38 @@ def test_a_stop_finishes_the_trial_in_flight_and_the_next_run_goes_on_with_the_r
     assert len({config_id(record.config) for record in again.records()}) == len(ALL)
 
 
+def knowledge(sampler: optuna.samplers.BaseSampler) -> list[list[tuple[str, float]]]:
+    """What each model of a sampler has learned: configs and values, in its order."""
+    assert isinstance(sampler, SnappingSampler)
+    return [
+        [
+            (config_id(trial.params), trial.values[0])
+            for trial in model._study.get_trials(states=(TrialState.COMPLETE,))
+        ]
+        for model in sampler._models
+    ]
+
+
+def test_the_next_run_knows_what_the_stopped_one_learned_at_each_m(path: Path) -> None:
+    broken = {config_id(params): Outcome.CRASHED for params in ALL[::4]}
+    first = Sweep(path, executor=ToyExecutor(broken), spec=search(trials=20))
+    first.run()
+    learned = knowledge(first.study.sampler)
+    expected = [
+        [
+            (key, PENALTY if key in broken else pytest.approx(toy_time_us(record.config, m)))
+            for record in first.records()
+            for key in [config_id(record.config)]
+        ]
+        for m in M_VALUES
+    ]
+    assert any(key in broken for key, _ in expected[0])
+    assert learned == expected
+    again = Sweep(path, executor=ToyExecutor(), spec=search(trials=20))
+    again.run()
+    assert knowledge(again.study.sampler) == learned
+
+
 def test_a_broken_executor_ends_the_sweep_and_loses_nothing(path: Path) -> None:
     def break_at(params: dict[str, ParamValue]) -> None:
         if len(executor.evaluated) == 6:
@@ -229,14 +264,45 @@ def test_candidates_are_compiled_while_one_is_measured(path: Path) -> None:
     assert len(sweep.records()) == 8
 
 
-def test_finalists_are_the_best_at_each_m_and_overall_of_those_that_passed_the_check() -> None:
-    ok = [toy_record(params) for params in ALL]
-    wrong = [replace(ok[0], outcome=Outcome.WRONG_RESULT), replace(ok[1], outcome=Outcome.CRASHED)]
-    best = min(ok, key=lambda record: toy_time_us(record.config, 1))
-    assert finalists([*wrong, *ok[2:]], 1, "cold", M_VALUES) == [best.config]
-    assert finalists(wrong, 1, "cold", M_VALUES) == []
-    unstable = replace(ok[1], outcome=Outcome.UNSTABLE)
-    assert finalists([unstable], 1, "cold", M_VALUES) == [unstable.config]
+def timed(index: int, *cold_us: float, **changes: Any) -> TrialRecord:
+    """A record of the config `ALL[index]` with these times at `M_VALUES`."""
+    measured = tuple(measurement(m, us) for m, us in zip(M_VALUES, cold_us, strict=True))
+    return toy_record(ALL[index], measurements=measured, **changes)
+
+
+def test_finalists_are_the_fastest_at_each_m_and_a_compromise_is_none() -> None:
+    records = [timed(0, 1, 9), timed(1, 2, 8), timed(2, 2.5, 2.5), timed(3, 8, 2), timed(4, 9, 1)]
+    assert finalists(records, 1, "cold", M_VALUES) == [ALL[0], ALL[4]]
+    assert finalists(records, 2, "cold", M_VALUES) == [ALL[0], ALL[1], ALL[4], ALL[3]]
+    assert finalists(records, 1, "cold", M_VALUES[:1]) == [ALL[0]]
+
+
+def test_a_finalist_is_a_candidate_that_passed_the_check_steady_or_not_and_each_is_one_once() -> None:
+    refused = [
+        timed(0, 1, 1, outcome=Outcome.WRONG_RESULT),
+        timed(1, 1, 1, outcome=Outcome.CRASHED),
+        timed(2, 1, 1, role="baseline"),
+        timed(3, 1, 1, role="confirmation"),
+    ]
+    assert finalists(refused, 1, "cold", M_VALUES) == []
+    unstable = timed(4, 2, 2, outcome=Outcome.UNSTABLE)
+    assert finalists([*refused, unstable, timed(5, 3, 3)], 1, "cold", M_VALUES) == [ALL[4]]
+
+
+def test_the_winners_at_every_m_are_confirmed_whatever_m_the_objective_names(path: Path) -> None:
+    """The export chooses at every M of the sweep, so winners outside the objective are measured again, too."""
+
+    class Opposite(ToyExecutor):
+        def evaluate(self, artifact: Artifact, plan: MeasurePlan) -> Evaluation:
+            place = ALL.index(dict(artifact.manifest.config))
+            times = (1.0 + place, 1.0 + len(ALL) - place)
+            return Evaluation(Outcome.OK, measurements=timed(place, *times).measurements)
+
+    spec = replace(SPEC, objective=ObjectiveSpec(m_values=M_VALUES[:1]), confirm=ConfirmSpec(1, 1))
+    sweep = Sweep(path, executor=Opposite(), spec=spec)
+    sweep.run()
+    confirmed = [record.config for record in sweep.records("confirmation") if record.family == "toy"]
+    assert sorted(map(ALL.index, confirmed)) == [0, len(ALL) - 1]
 
 
 def test_optuna_s_own_best_trial_is_a_candidate(path: Path) -> None:

@@ -14,6 +14,7 @@ from harness.trial import RunFacts
 from sweeps import store
 from sweeps.driver import Driver, Ending
 from sweeps.job import Workshop
+from sweeps.objective import lesson
 from sweeps.sampler import make_sampler
 from sweeps.space import Space
 from sweeps.spec import BaselineSpec, ConfirmSpec, SearchSpec, SweepSpec
@@ -49,7 +50,14 @@ class Sweep:
         info = store.StudyInfo(
             "toy", "toy", msgspec.to_builtins(PROBLEM), TARGET, "toy", "measured", M_VALUES, "cold", M_VALUES
         )
-        sampler = make_sampler(SPACE, spec.search.sampler, seed=spec.search.seed, exhaustive_limit=10)
+        sampler = make_sampler(
+            SPACE,
+            spec.search.sampler,
+            seed=spec.search.seed,
+            exhaustive_limit=10,
+            lessons=len(spec.objective_m_values),
+            lesson=lesson(spec.objective.metric, spec.objective_m_values),
+        )
         self.study = store.open_study(
             store.open_storage(str(path), create=True), info, sampler, SPACE.distributions()
         )
