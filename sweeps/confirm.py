@@ -26,7 +26,7 @@ from sweeps.stop import StopRequest
 def finalists(
     records: Iterable[TrialRecord], count: int, metric: Metric, m_values: Sequence[int]
 ) -> list[dict[str, ParamValue]]:
-    """The configs of the `count` fastest candidates at each M, which the export chooses from; each config once.
+    """The configs of the `count` fastest candidates at each M, each once: those the export chooses from.
 
     Unstable ones among them: measured again they may be steady, and what throttled them may be their speed.
     """

@@ -290,7 +290,7 @@ def test_a_finalist_is_a_candidate_that_passed_the_check_steady_or_not_and_each_
 
 
 def test_the_winners_at_every_m_are_confirmed_whatever_m_the_objective_names(path: Path) -> None:
-    """The export chooses at every M of the sweep, so winners outside the objective are measured again, too."""
+    """The export chooses at every M of the sweep, so winners outside the objective are measured, too."""
 
     class Opposite(ToyExecutor):
         def evaluate(self, artifact: Artifact, plan: MeasurePlan) -> Evaluation:
