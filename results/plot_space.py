@@ -84,7 +84,7 @@ def _draw_choices(axes: Axes, table: pd.DataFrame, name: str) -> None:
     shown = [
         str(choice).lower() if isinstance(choice, bool | np.bool_) else str(choice) for choice in choices
     ]
-    crowded = sum(map(len, shown)) > 20
+    crowded = sum(map(len, shown)) > 18
     axes.set_xticks(
         range(len(choices)), shown, rotation=30 if crowded else 0, ha="right" if crowded else "center"
     )

@@ -131,9 +131,9 @@ def _draw_speedups(axes: Axes, compared: Sequence[Choice]) -> None:
 
 
 def draw_progress(study: Study) -> Figure | None:
-    """Best so far against the candidate's number; above, a row for each outcome that is not ok."""
-    ratios = [_floor_ratio(record, study) for record in study.candidates]
-    points = [(trial, ratio) for trial, ratio in enumerate(ratios, start=1) if ratio]
+    """The best so far at each M, together, against the candidate's number; above, a row for each failure."""
+    logs = [_log_ratios(record, study) for record in study.candidates]
+    points = [(trial, ratios) for trial, ratios in enumerate(logs, start=1) if ratios]
     if not points:
         return None
     timed_group(study.records)
@@ -148,19 +148,22 @@ def draw_progress(study: Study) -> Figure | None:
         _draw_failures(above, failed)
     else:
         axes = figure.subplots()
-    trials, values = (np.array(column) for column in zip(*points, strict=True))
-    best = np.minimum.accumulate(values)
-    last = len(ratios)
+    trials, each_m = (np.array(column) for column in zip(*points, strict=True))
+    values = np.exp(each_m.mean(axis=1))
+    best = np.exp(np.minimum.accumulate(each_m, axis=0).mean(axis=1))
+    last = len(logs)
     axes.scatter(trials, values, s=14, color=GREY, alpha=0.5, linewidths=0, zorder=2)
     axes.step([*trials, last], [*best, best[-1]], where="post", color=BLUE, linewidth=2, zorder=3)
     won = np.flatnonzero(np.diff(best, prepend=np.inf) < 0)
-    axes.scatter(trials[won], values[won], s=26, color=BLUE, edgecolors="white", linewidths=0.8, zorder=4)
+    axes.scatter(trials[won], best[won], s=26, color=BLUE, edgecolors="white", linewidths=0.8, zorder=4)
     ends = [(f"best so far\n{best[-1]:.2f} × floor", BLUE, float(best[-1]))]
-    baselines = [ratio for record in study.baselines if (ratio := _floor_ratio(record, study))]
-    if baselines:
-        ends.append((f"two kernels\n{min(baselines):.2f} × floor", VERMILION, min(baselines)))
-        axes.axhline(min(baselines), color=VERMILION, linewidth=1.5, zorder=1)
-    low, high = min(*values, *baselines, best[-1]) / 1.06, max(*values, *baselines, best[-1]) * 1.06
+    shown = [*values, best[-1]]
+    if baselines := [ratios for record in study.baselines if (ratios := _log_ratios(record, study))]:
+        two_kernels = float(np.exp(np.min(baselines, axis=0).mean()))
+        shown.append(two_kernels)
+        ends.append((f"two kernels\n{two_kernels:.2f} × floor", VERMILION, two_kernels))
+        axes.axhline(two_kernels, color=VERMILION, linewidth=1.5, zorder=1)
+    low, high = min(shown) / 1.06, max(shown) * 1.06
     ratio_axis(axes, low, high)
     label_ends(axes, ends, low, high)
     axes.set_ylabel("time / floor", fontsize=9.5, color=INK)
@@ -171,9 +174,9 @@ def draw_progress(study: Study) -> Figure | None:
     finish(
         figure,
         study,
-        f"Progress of the sweep: {len(ratios)} candidates, {len(points)} of them ok",
-        f"Geometric mean of {study.info.objective} time / floor over {minimized_over(study)}; "
-        "1 is what the device allows",
+        f"Progress of the sweep: {len(logs)} candidates, {len(points)} of them ok",
+        f"Geometric mean of {study.info.objective} time / floor over {minimized_over(study)}.\n"
+        "Line: the best config so far at each M. Dot: one config at all of them. 1: what the device allows.",
     )
     return figure
 
@@ -192,10 +195,9 @@ def _draw_failures(axes: Axes, failed: dict[Outcome, list[int]]) -> None:
     axes.spines["bottom"].set_visible(False)
 
 
-def _floor_ratio(record: TrialRecord, study: Study) -> float | None:
-    """What the sweep minimized: the geometric mean of time / floor; None unless usable at all of its M."""
+def _log_ratios(record: TrialRecord, study: Study) -> list[float]:
+    """log(time / floor) at each M that the sweep minimized over; empty unless usable at all of them."""
     found = [at for m in study.info.minimized_over if (at := usable(record, m))]
     if len(found) < len(study.info.minimized_over):
-        return None
-    logs = [math.log(getattr(at, study.info.objective).median_us / at.floor_us) for at in found]
-    return math.exp(math.fsum(logs) / len(logs))
+        return []
+    return [math.log(getattr(at, study.info.objective).median_us / at.floor_us) for at in found]
