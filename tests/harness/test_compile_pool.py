@@ -16,7 +16,7 @@ from harness.record import Outcome, Resources
 from harness.resources import read_resources, with_dynamic_smem
 from harness.toolchain import ToolchainError
 from kernels.problem import RouterProblem
-from tests.harness.tiny_family import PROBLEM, TARGET, TinyConfig, TinyFamily
+from tests.harness.tiny_family import LOCAL_FLOATS, PROBLEM, TARGET, TinyConfig, TinyFamily
 
 pytestmark = pytest.mark.compiles
 FAMILY = TinyFamily()
@@ -56,6 +56,13 @@ def test_resources_come_from_the_cubin(pool: CompilePool) -> None:
     # The hardware gives a thread at most 255 registers; reading anything needs a few.
     assert 4 < kernel.registers <= 255
     assert (kernel.local_bytes, kernel.static_smem_bytes) == (0, 0)
+
+
+def test_local_memory_is_noticed(pool: CompilePool) -> None:
+    artifact = compiled(pool, TinyConfig(fault="local")).artifact
+    assert artifact is not None
+    (kernel,) = artifact.manifest.resources
+    assert kernel.local_bytes >= 4 * LOCAL_FLOATS
 
 
 @pytest.mark.parametrize(

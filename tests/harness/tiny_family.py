@@ -17,6 +17,7 @@ from kernels.problem import RouterProblem
 
 PROBLEM = RouterProblem("tiny", hidden=64, experts=16, top_k=2)
 TARGET = "sm_90a"
+LOCAL_FLOATS = 200  # an array of 64 still finds room in registers
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class TinyFamily(KernelFamily):
     config_type = TinyConfig
 
     def space(self, problem: RouterProblem) -> dict[str, tuple[ParamValue, ...]]:
-        return {"offset": (0, 1), "fault": ("none", "error", "crash", "hang")}
+        return {"offset": (0, 1), "fault": ("none", "error", "crash", "hang", "local")}
 
     def illegal_reason(self, problem: RouterProblem, config: TinyConfig, target: str) -> str | None:
         return None
@@ -49,7 +50,8 @@ class TinyFamily(KernelFamily):
                 threading.Event().wait()
         from tests.harness.tiny_kernel import compile_tiny
 
-        return compile_tiny(problem.hidden, problem.experts, problem.top_k, config.offset)
+        local_floats = LOCAL_FLOATS if config.fault == "local" else 0
+        return compile_tiny(problem.hidden, problem.experts, problem.top_k, config.offset, local_floats)
 
     def workspace_elements(self, problem: RouterProblem, config: TinyConfig, m: int) -> int:
         return 1

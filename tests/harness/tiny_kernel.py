@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import cutlass.cute as cute
-from cutlass import BFloat16, Float32, Int32
+from cutlass import BFloat16, Float32, Int32, const_expr, range_constexpr
 from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream
 
 
-def compile_tiny(hidden: int, experts: int, top_k: int, offset: int) -> Any:
-    """The compiled function; ids count up from `offset`, weights copy the first k activations of a row."""
+def compile_tiny(hidden: int, experts: int, top_k: int, offset: int, local_floats: int = 0) -> Any:
+    """The compiled function; ids count up from `offset`, weights copy the first k activations of a row.
+
+    With `local_floats`, an array of so many is indexed at run time, which puts it into local memory.
+    """
 
     @cute.kernel
     def kernel(a: cute.Tensor, weights: cute.Tensor, ids: cute.Tensor) -> None:
@@ -18,6 +21,11 @@ def compile_tiny(hidden: int, experts: int, top_k: int, offset: int) -> Any:
         for i in range(top_k):
             weights[row, i] = Float32(a[row, i])
             ids[row, i] = i + offset
+        if const_expr(local_floats > 0):
+            array = cute.make_rmem_tensor((local_floats,), Float32)
+            for i in range_constexpr(local_floats):
+                array[i] = Float32(a[row, i % hidden]) + i
+            weights[row, 0] = array[ids[row, 0]]
 
     @cute.jit
     def launch(
