@@ -1,0 +1,81 @@
+"""Correct rounding to float32 in all four IEEE modes, by way of float64.
+
+The product of two float32 is exact in float64; a sum is not. `odd_sum` rounds it to odd: of the two
+float64 around an inexact sum it takes the one with an odd last bit. That is never a number of a format
+with fewer bits, nor a midpoint between two of them, so rounding it again, in any mode, rounds the exact
+sum (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding
+to odd", IEEE TC 57(4), 2008).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+F32 = np.float32
+F64 = np.float64
+U32 = np.uint32
+U64 = np.uint64
+Floats: TypeAlias = Any  # an array or a numpy scalar of floats
+
+MODES = ("rn", "rz", "rm", "rp")
+
+# A float64 that is a float32 or a midpoint between two of them has its low 28 bits clear.
+_BELOW_MIDPOINTS = U64((1 << 28) - 1)
+_ONE = U64(1)
+_INFINITY = F64(np.inf)
+
+
+def select(condition: Any, yes: Any, no: Any) -> Any:
+    """`np.where`, but for a scalar condition the chosen operand as it is."""
+    if condition.ndim == 0:
+        return yes if condition else no
+    return np.where(condition, yes, no)
+
+
+def odd_sum(a: Floats, b: Floats) -> Floats:
+    """The float64 sum of float64 `a` and `b` rounded to odd; Knuth's TwoSum gives the sum's error."""
+    total = a + b
+    b_part = total - a
+    error = (a - (total - b_part)) + (b - b_part)
+    even = (total.view(U64) & _ONE) == 0
+    inexact = (np.abs(error) > 0) & even
+    if not np.count_nonzero(inexact):
+        return total
+    return select(inexact, np.nextafter(total, np.copysign(_INFINITY, error)), total)
+
+
+def directed(nearest: Floats, error: Floats, mode: str) -> Floats:
+    """`nearest`, a result rounded to nearest, moved to the neighbour that `mode` asks for.
+
+    `error` is the exact result minus `nearest`, of which only the sign counts; a NaN moves nothing.
+    """
+    if mode == "rm":
+        wrong, towards = error < 0, -np.inf
+    elif mode == "rp":
+        wrong, towards = error > 0, np.inf
+    else:
+        wrong, towards = ((error < 0) & (nearest > 0)) | ((error > 0) & (nearest < 0)), 0.0
+    if not np.count_nonzero(wrong):
+        return nearest
+    return select(wrong, np.nextafter(nearest, nearest.dtype.type(towards)), nearest)
+
+
+def to_f32(exact: Floats, mode: str) -> Floats:
+    """float64 `exact` rounded once to float32."""
+    nearest = exact.astype(F32)
+    return nearest if mode == "rn" else directed(nearest, exact - nearest, mode)
+
+
+def sum_f32(a: Floats, b: Floats, mode: str) -> Floats:
+    """float64 `a` + `b` rounded once to float32. Opposite terms sum to -0 in mode `rm`, else to +0."""
+    if mode == "rn":
+        total = a + b
+        # Only a sum next to a float32 or to a midpoint can be rounded differently for its error's sake.
+        if np.count_nonzero((total.view(U64) & _BELOW_MIDPOINTS) == 0):
+            total = odd_sum(a, b)
+        return total.astype(F32)
+    if mode == "rm":
+        return to_f32(-odd_sum(-a, -b), mode)
+    return to_f32(odd_sum(a, b), mode)
