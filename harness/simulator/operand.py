@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -79,8 +79,7 @@ class Operand:
         """Values [G, rows, K] of gathered bytes: [G, rows, bytes along K] or [G, K, bytes along the rows]."""
         if self.mn_major and self.packing is not Packing.NONE:
             raise SimulationError(f"an MN-major operand cannot be {self.number_format.name}")
-        raw = unpack(chunks, self.number_format, self.packing)
-        values = decode(raw, self.number_format)
+        values = unpack(chunks, self.number_format, self.packing)
         return values.swapaxes(1, 2) if self.mn_major else values
 
 
@@ -103,12 +102,14 @@ def gather_chunks(shared: SharedArray, cta: NDArray[Any], indices: IndexArray) -
     return picked.view(np.uint8)
 
 
-def unpack(data: SharedArray, number_format: NumberFormat, packing: Packing) -> NDArray[Any]:
-    """Raw codes [..., elements] of bytes [..., n]."""
+def unpack(data: SharedArray, number_format: NumberFormat, packing: Packing) -> FloatArray:
+    """Values [..., elements] of bytes [..., n], in order of K."""
     if packing is Packing.DENSE:
-        return np.stack([data & 15, data >> 4], axis=-1).reshape(*data.shape[:-1], -1)
+        # One lookup gives both elements of a byte: complex64 serves as a pair of float32.
+        pairs: NDArray[Any] = _nibble_pairs(number_format).view(np.complex64)[:, 0]
+        return pairs[data].view(np.float32)
     if packing is Packing.NONE:
-        return data.view(np.dtype(f"u{number_format.container_bits // 8}"))
+        return decode(data.view(np.dtype(f"u{number_format.container_bits // 8}")), number_format)
     groups = data.reshape(*data.shape[:-1], -1, CHUNK)
     if number_format.bits == 4:
         codes = np.stack([groups[..., :8] & 15, groups[..., :8] >> 4], axis=-1)
@@ -116,4 +117,11 @@ def unpack(data: SharedArray, number_format: NumberFormat, packing: Packing) -> 
         triples = groups[..., :12].reshape(*groups.shape[:-1], 4, 3).astype(np.uint32)
         word = triples[..., 0] | triples[..., 1] << 8 | triples[..., 2] << 16
         codes = (word[..., None] >> np.arange(0, 24, 6, dtype=np.uint32) & 63).astype(np.uint8)
-    return codes.reshape(*data.shape)
+    return decode(codes.reshape(*data.shape), number_format)
+
+
+@cache
+def _nibble_pairs(number_format: NumberFormat) -> FloatArray:
+    """float32 [256, 2]: the values of the low and of the high nibble of each byte."""
+    byte = np.arange(256)
+    return np.stack([decode(byte & 15, number_format), decode(byte >> 4, number_format)], axis=-1)
