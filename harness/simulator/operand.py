@@ -75,6 +75,12 @@ class Operand:
         per_distinct = np.stack([_step_indices(self, tuple(int(d) for d in row)) for row in distinct])
         return per_distinct[which.reshape(-1)]
 
+    def words(self, descriptors: NDArray[Any]) -> IndexArray:
+        """4-byte words of a CTA's shared memory that all steps read, [1 or G, n]; `descriptors` uint64 [G, S]."""
+        if (descriptors == descriptors[:1]).all():
+            return _step_words(self, tuple(int(d) for d in descriptors[0]))
+        return np.concatenate([_step_words(self, tuple(int(d) for d in row)) for row in descriptors])
+
     def _elements(self, chunks: SharedArray) -> FloatArray:
         """Values [G, rows, K] of gathered bytes: [G, rows, bytes along K] or [G, K, bytes along the rows]."""
         if self.mn_major and self.packing is not Packing.NONE:
@@ -87,6 +93,13 @@ class Operand:
 def _step_indices(operand: Operand, descriptors: tuple[int, ...]) -> IndexArray:
     steps = [operand.chunk_indices(descriptor) for descriptor in descriptors]
     return np.concatenate(steps, axis=0 if operand.mn_major else 1)
+
+
+@lru_cache(maxsize=4096)
+def _step_words(operand: Operand, descriptors: tuple[int, ...]) -> IndexArray:
+    chunks = np.unique(_step_indices(operand, descriptors))
+    words: IndexArray = (chunks[:, None] * (CHUNK // 4) + np.arange(CHUNK // 4)).reshape(1, -1)
+    return words
 
 
 def gather_chunks(shared: SharedArray, cta: NDArray[Any], indices: IndexArray) -> SharedArray:
