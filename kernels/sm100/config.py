@@ -22,11 +22,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kernels.family import ParamValue, Rule
-from kernels.nvfp4 import BLOCK, SCALE_ROWS
+from kernels.nvfp4_layout import BLOCK, SCALE_ROWS
 from kernels.problem import RouterProblem, Score
 
 # Blackwell, compute capability 10.x (CUDA C++ programming guide, table of technical specifications).
 SMEM_BYTES = 232_448 - 1_024  # 227 KB for a block; the driver keeps 1 KB for itself
+SM_SMEM_BYTES = 233_472
+# A CTA asks for more than half of its SM's shared memory, so that it has the SM to itself: waiting for the
+# tensor memory of another it would hold up its cluster, two clusters possibly each other.
+EXCLUSIVE_SMEM_BYTES = SM_SMEM_BYTES // 2
 REGISTERS = 65_536
 MAX_THREAD_REGISTERS = 255
 RESIDENT_CTAS = 148  # SMs of a B200, one CTA each; a chip with more leaves the rest idle
@@ -224,6 +228,15 @@ class Sm100Config:
             return 0
         return self.token_tile * self.lists_per_row * problem.top_k * 12
 
+    def epilogue_bytes(self, problem: RouterProblem) -> int:
+        """Shared memory of the epilogue: bias, partial lists, a staged accumulator."""
+        bias = self.n_tiles(problem) * self.expert_tile * 4
+        return bias + self.merge_bytes(problem) + self.staging_bytes
+
+    def padding_bytes(self, problem: RouterProblem) -> int:
+        """Shared memory that a CTA asks for only to have its SM to itself."""
+        return max(0, EXCLUSIVE_SMEM_BYTES - self.epilogue_bytes(problem) - self.ring_bytes)
+
 
 @dataclass(frozen=True)
 class TwoKernelConfig(Sm100Config):
@@ -342,8 +355,7 @@ def _lists(problem: RouterProblem, c: Sm100Config) -> str | None:
 
 
 def _shared_memory(problem: RouterProblem, c: Sm100Config) -> str | None:
-    bias = c.n_tiles(problem) * c.expert_tile * 4
-    needed = BARRIER_BYTES + bias + c.merge_bytes(problem) + c.staging_bytes + c.ring_bytes
+    needed = BARRIER_BYTES + c.epilogue_bytes(problem) + c.ring_bytes
     if needed > SMEM_BYTES:
         return f"{needed} bytes of shared memory: a block has {SMEM_BYTES}"
     return None

@@ -381,12 +381,13 @@ class RouterEpilogue(Epilogue):
         """The partial list `index` of a row of the tile: from the CTA of the group that holds it."""
         c = self.config
         top = TopK.empty(self.problem.top_k)
+        member = cutlass.min(index // c.lists_per_row, self.group - 1)
         if exists:
             for held, tensor in zip((top.s, top.i, top.a), self.merge_tensors(place), strict=True):
                 for p in cutlass.range_constexpr(self.problem.top_k):
                     coordinate: Any = (p, row, index % c.lists_per_row)
                     if const_expr(self.group > 1):
-                        held[p] = self.read_member(exchange, tensor, coordinate, index // c.lists_per_row)
+                        held[p] = self.read_member(exchange, tensor, coordinate, member)
                     else:
                         held[p] = tensor[coordinate]
         return top

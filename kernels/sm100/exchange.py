@@ -60,8 +60,10 @@ class Exchange:
         cute.arch.fence_acq_rel_cluster()
         cute.arch.sync_warp()
         lane = cute.arch.lane_idx()
+        # Every lane names a CTA that exists, because the compiler takes the address out of the condition.
+        rank = self.rank(lane % self.members)
         if lane < self.members:
-            cute.arch.mbarrier_arrive(barrier, self.rank(lane))
+            cute.arch.mbarrier_arrive(barrier, rank)
 
     def address(self, tensor: cute.Tensor, member: Int32 | int) -> cute.Pointer:
         """Where `tensor`, a tensor in our shared memory, begins in that of `member`."""

@@ -45,7 +45,7 @@ class _Sm100Family(KernelFamily):
         return int(config.token_tile * config.cta_group)
 
     def source_files(self) -> tuple[Path, ...]:
-        return (*shared_sources(), _HERE.parent / "nvfp4.py", *(_HERE / name for name in _SOURCES))
+        return (*shared_sources(), _HERE.parent / "nvfp4_layout.py", *(_HERE / name for name in _SOURCES))
 
 
 class FusedSm100(_Sm100Family):

@@ -19,7 +19,7 @@ from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Float4E2M1FN, Float8E4M3FN, Float32, Int32, Int64, const_expr, pipeline
+from cutlass import Boolean, Float4E2M1FN, Float8E4M3FN, Float32, Int32, Int64, Uint8, const_expr, pipeline
 from cutlass.cute.nvgpu import cpasync, tcgen05
 
 from kernels.problem import RouterProblem
@@ -79,6 +79,7 @@ class Sm100RouterGemm:
             b: cute.struct.Align[cute.struct.MemRange[Float4E2M1FN, size_b], 1024]
             sfa: cute.struct.Align[cute.struct.MemRange[Float8E4M3FN, size_sfa], 1024]
             sfb: cute.struct.Align[cute.struct.MemRange[Float8E4M3FN, size_sfb], 1024]
+            padding: cute.struct.MemRange[Uint8, max(1, c.padding_bytes(self.problem))]
 
         self.shared_storage = SharedStorage
         token_tiles = cute.ceil_div(weights.shape[0], c.token_tile)

@@ -13,7 +13,7 @@ from cutlass import Float32, Int32, Uint8
 from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream
 
 from kernels.device.gate import GateKernel
-from kernels.nvfp4 import BLOCK, swizzled_shape
+from kernels.nvfp4_layout import BLOCK, swizzled_shape
 from kernels.problem import RouterProblem
 from kernels.sm100.config import Sm100Config
 from kernels.sm100.epilogue import LogitsEpilogue

@@ -16,7 +16,7 @@ from cutlass.cute.nvgpu import OperandMajorMode, cpasync, tcgen05
 from cutlass.utils import blackwell_helpers as sm100_utils
 from cutlass.utils import blockscaled_layout
 
-from kernels.nvfp4 import BLOCK, SCALE_ROWS
+from kernels.nvfp4_layout import BLOCK, SCALE_ROWS
 from kernels.sm100.config import SCALE_ROWS_PER_COLUMN, TILE_K, Sm100Config
 
 STAGE = (None, None, None, 0)
