@@ -1,8 +1,8 @@
 """The search space of the Blackwell router kernel and the single statement of its constraints.
 
 One block-scaled MMA multiplies `mma_m` rows by `mma_n` columns, 64 of the hidden size at a time; a pipeline
-stage holds 256 of it. Rows are tokens and columns experts, or, with `swap_operands`, the other way round. A
-cluster's CTAs share the work in three ways, which are its dimensions:
+stage holds 256 of it. Rows are tokens and columns experts, or, with `swap_operands`, the other way round.
+CTAs share the work in four ways:
 
     cluster_m      CTAs with different tokens and the same experts: they share the experts' operand by
                    multicast; with CtaGroup TWO, neighbours issue one MMA together
@@ -10,6 +10,11 @@ cluster's CTAs share the work in three ways, which are its dimensions:
                    multicast, and merge their top k through distributed shared memory
     split_k        CTAs with the same tokens and experts and different parts of K: they add their
                    accumulators through distributed shared memory, then merge like an expert split
+    grid_split     clusters with the same tokens and different experts: the last one to finish a tile's rows
+                   merges the lists of all of them through global memory
+
+The first three are the dimensions of the cluster; a cluster lives in one GPC and shares its bandwidth, hence
+the fourth (see `kernels.sm90.config`).
 
 The kernel is persistent: as many clusters as the chip holds walk the token tiles.
 
@@ -51,7 +56,8 @@ SCALE_ROWS_PER_COLUMN = 32
 ATOM_ROWS = 8  # rows of K-major shared memory with the 128-byte swizzle come in atoms of 8
 TMA_ROW_BYTES = 16  # a row's stride is a multiple of it
 
-BARRIER_BYTES = 1_024  # mbarriers, the tensor memory's address, and alignment
+BARRIER_BYTES = 256  # mbarriers, the tensor memory's address, a counter
+RING_ALIGNMENT = 1_024  # of the swizzle's atoms, 8 rows of 128 bytes
 STAGING_PADDING = 1  # so that neither rows nor columns of staged accumulators meet in one bank
 # What the epilogue needs besides top-k lists and the subtile, at least.
 EPILOGUE_REGISTERS = 40
@@ -82,6 +88,7 @@ class Sm100Config:
     cluster_m: int = 1
     expert_split: int = 1
     split_k: int = 1
+    grid_split: int = 1
     multicast_a: bool = False
     stages: int = 4
     acc_stages: int = 2
@@ -216,7 +223,7 @@ class Sm100Config:
 
     def n_tiles(self, problem: RouterProblem) -> int:
         """Expert tiles that one CTA walks."""
-        return -(-problem.experts // (self.expert_tile * self.expert_split))
+        return -(-problem.experts // (self.expert_tile * self.expert_split * self.grid_split))
 
     def k_tiles(self, problem: RouterProblem) -> int:
         """K tiles of the whole hidden size."""
@@ -237,6 +244,11 @@ class Sm100Config:
         """Shared memory that a CTA asks for only to have its SM to itself."""
         return max(0, EXCLUSIVE_SMEM_BYTES - self.epilogue_bytes(problem) - self.ring_bytes)
 
+    def smem_bytes(self, problem: RouterProblem) -> int:
+        """All of a CTA's shared memory."""
+        front = BARRIER_BYTES + self.epilogue_bytes(problem) + self.padding_bytes(problem)
+        return -(-front // RING_ALIGNMENT) * RING_ALIGNMENT + self.ring_bytes
+
 
 @dataclass(frozen=True)
 class TwoKernelConfig(Sm100Config):
@@ -251,7 +263,8 @@ SPACE: dict[str, tuple[ParamValue, ...]] = {
     "cta_group": (1, 2),
     "cluster_m": (1, 2, 4),
     "expert_split": (1, 2, 3, 4, 6),
-    "split_k": (1, 2, 4),
+    "split_k": (1, 2, 4, 8),
+    "grid_split": (1, 2, 3, 6),
     "multicast_a": (False, True),
     "stages": (2, 3, 4, 5, 6, 7, 8),
     "acc_stages": (1, 2),
@@ -306,10 +319,9 @@ def _swap(problem: RouterProblem, c: Sm100Config) -> str | None:
 
 
 def _no_idle_tiles(problem: RouterProblem, c: Sm100Config) -> str | None:
-    if c.n_tiles(problem) * c.expert_tile * c.expert_split - problem.experts >= c.expert_tile:
-        return (
-            f"{c.expert_tile} experts for each of {c.expert_split} CTAs leave a whole tile without an expert"
-        )
+    ctas = c.expert_split * c.grid_split
+    if c.n_tiles(problem) * c.expert_tile * ctas - problem.experts >= c.expert_tile:
+        return f"tiles of {c.expert_tile} experts for {ctas} CTAs leave a whole tile without an expert"
     return None
 
 
@@ -343,6 +355,8 @@ def _walk(problem: RouterProblem, c: Sm100Config) -> str | None:
 
 
 def _staged(problem: RouterProblem, c: Sm100Config) -> str | None:
+    if c.stages_accumulators and c.expert_tile % max(1, c.split_k * c.lists_per_row):
+        return f"{c.expert_tile} staged experts for {c.split_k} CTAs of {c.lists_per_row} lists each"
     if c.stages_accumulators and c.early_release:
         return "early_release: staging an accumulator in shared memory returns it at once, there is no choice"
     return None
@@ -355,9 +369,8 @@ def _lists(problem: RouterProblem, c: Sm100Config) -> str | None:
 
 
 def _shared_memory(problem: RouterProblem, c: Sm100Config) -> str | None:
-    needed = BARRIER_BYTES + c.epilogue_bytes(problem) + c.ring_bytes
-    if needed > SMEM_BYTES:
-        return f"{needed} bytes of shared memory: a block has {SMEM_BYTES}"
+    if c.smem_bytes(problem) > SMEM_BYTES:
+        return f"{c.smem_bytes(problem)} bytes of shared memory: a block has {SMEM_BYTES}"
     return None
 
 
@@ -370,6 +383,7 @@ def _registers(problem: RouterProblem, c: Sm100Config) -> str | None:
 
 
 _TILE_PARAMETERS = ("mma_m", "mma_n", "cta_group", "swap_operands")
+_EXPERT_PARAMETERS = (*_TILE_PARAMETERS, "expert_split", "grid_split")
 _TMEM_PARAMETERS = ("mma_m", "mma_n", "cta_group", "acc_stages", "early_release")
 
 RULES: tuple[Rule, ...] = (
@@ -379,14 +393,14 @@ RULES: tuple[Rule, ...] = (
     Rule(("cta_group", "cluster_m"), _pairs),
     Rule(("cluster_m", "expert_split", "split_k"), _cluster_size),
     Rule((*_TILE_PARAMETERS, "cluster_m"), _swap),
-    Rule((*_TILE_PARAMETERS, "expert_split"), _no_idle_tiles),
+    Rule(_EXPERT_PARAMETERS, _no_idle_tiles),
     Rule(("expert_split", "multicast_a"), _multicast_a),
     Rule(("split_k", "stages"), _k_tiles),
     Rule(_TMEM_PARAMETERS, _tensor_memory),
     Rule(("mma_n", "epi_warpgroups", "epi_n"), _walk),
-    Rule(("split_k", "swap_operands", "early_release"), _staged),
+    Rule((*_TILE_PARAMETERS, "split_k", "early_release", "epi_warpgroups"), _staged),
     Rule((*_TILE_PARAMETERS, "expert_split", "split_k", "epi_warpgroups"), _lists),
-    Rule((*_TILE_PARAMETERS, "expert_split", "split_k", "epi_warpgroups", "stages"), _shared_memory),
+    Rule((*_EXPERT_PARAMETERS, "split_k", "epi_warpgroups", "stages"), _shared_memory),
     Rule(("epi_warpgroups", "epi_n"), _registers),
 )
 
@@ -410,8 +424,12 @@ def default_config(problem: RouterProblem, m: int, rules: tuple[Rule, ...] = RUL
 def _shapes(m: int) -> list[Sm100Config]:
     if m <= 512:
         return [
-            Sm100Config(mma_n=64, expert_split=split, split_k=split_k, stages=6, epi_n=16)
-            for split, split_k in ((6, 2), (4, 4), (3, 4), (2, 4), (1, 4), (2, 2), (1, 2))
+            Sm100Config(
+                mma_n=64, expert_split=split, split_k=split_k, grid_split=grid_split, stages=stages, epi_n=16
+            )
+            for split, grid_split in ((2, 3), (2, 2), (1, 6), (1, 3), (1, 2), (1, 1))
+            for split_k in (4, 2)
+            for stages in (6, 4, 2)
         ]
     return [
         Sm100Config(mma_m=256, mma_n=mma_n, cta_group=2, cluster_m=2, stages=5, early_release=True)
@@ -425,3 +443,23 @@ def _any_shapes() -> list[Sm100Config]:
         for stages in (4, 3, 2)
         for mma_n in (64, 128, 192, 256)
     ]
+
+
+# Arrival counters of a grid split, at the head of the workspace whatever M is, so that launches at different
+# M find them as zero as each left them.
+COUNTERS = 65_536
+
+
+def workspace_elements(problem: RouterProblem, config: Sm100Config, m: int) -> int:
+    """fp32 elements of the fused kernel's workspace at `m` tokens: counters, then (s, i, a) of each list.
+
+    Raises `ValueError` when `m` needs more counters than there are.
+    """
+    if config.grid_split == 1:
+        return 1
+    tiles = -(-m // (config.token_tile * config.cluster_m)) * config.cluster_m
+    if tiles * config.group_size > COUNTERS:
+        raise ValueError(
+            f"M = {m} in tiles of {config.token_tile} needs over {COUNTERS} counters: set grid_split to 1"
+        )
+    return COUNTERS + 3 * config.grid_split * m * problem.top_k

@@ -1,4 +1,6 @@
-"""What happens to a finished accumulator: the router, or, on the two-kernel path, a store of the logits.
+"""What happens to a finished accumulator, and, on the two-kernel path, the store of its logits.
+
+`kernels.sm100.router` is the other epilogue.
 
 An epilogue warp reads the 32 lanes of tensor memory that it may (by its index in its warpgroup: PTX ISA,
 tcgen05.ld, access restrictions), `epi_n` columns at a time: a thread gets consecutive columns of one row.
@@ -8,9 +10,6 @@ top k. Only the walk over the subtiles is a rolled loop, so the code is as long 
 
 Split-K and swapped operands stage the accumulator in shared memory first, where a thread reads what belongs
 to its token from every CTA that has a part of it.
-
-A row's lists, of several warpgroups or CTAs, are left in shared memory and merged by as many lanes as there
-are lists; every CTA of the group merges an equal share of the rows.
 """
 
 from __future__ import annotations
@@ -20,13 +19,11 @@ from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Float32, Int32, const_expr, pipeline
+from cutlass import Float32, Int32, const_expr, pipeline
 from cutlass.cute.nvgpu import tcgen05
 from cutlass.cutlass_dsl import select_
 
 from kernels.device.peers import load_peer
-from kernels.device.score import activation
-from kernels.device.topk import EMPTY_ID, EMPTY_KEY, TopK, lanes_for, sort_key, write_row
 from kernels.problem import RouterProblem
 from kernels.sm100.config import STAGING_PADDING, TMEM_LANES, WARP, WARPGROUP, Sm100Config
 from kernels.sm100.exchange import BARRIERS, Exchange
@@ -40,10 +37,14 @@ ROLLED = 4
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the kernel writes: `weights` [M, k] fp32 and `ids` [M, k] int32; or `weights` is logits [M, E]."""
+    """What the kernel writes: `weights` [M, k] fp32 and `ids` [M, k] int32; or `weights` is logits [M, E].
+
+    `workspace` is the launch's.
+    """
 
     weights: cute.Tensor
     ids: cute.Tensor
+    workspace: cute.Tensor
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Place:
         bias: [experts of this CTA] fp32 in shared memory.
         lists, staging: shared memory for partial lists and for one staged accumulator.
         barriers: shared memory of the mbarriers of both exchanges with other CTAs.
+        arrivals: one int32 of shared memory for what a grid split counts.
     """
 
     thread: Int32
@@ -65,6 +67,7 @@ class Place:
     lists: cute.Pointer
     staging: cute.Pointer
     barriers: cute.Pointer
+    arrivals: cute.Pointer
     alpha: Float32
 
 
@@ -286,112 +289,3 @@ class LogitsEpilogue(Epilogue):
 
     def finish(self, state: Any, turn: Int32, token_tile: Int32, place: Place, out: Outputs) -> None:
         pass
-
-
-class RouterEpilogue(Epilogue):
-    """Score, bias, running top k, merge, renormalize, scale, write."""
-
-    def __init__(self, problem: RouterProblem, config: Sm100Config) -> None:
-        super().__init__(problem, config)
-        self.lists = config.lists_per_row * self.group
-        self.masked = config.expert_tile * self.n_tiles * config.expert_split > problem.experts
-
-    def start(self) -> Any:
-        return TopK.empty(self.problem.top_k)
-
-    def take(
-        self, state: Any, logit: Float32, index: Int32, token_tile: Int32, place: Place, out: Outputs
-    ) -> None:
-        score = activation(self.problem.score, logit)
-        key = sort_key(score + place.bias[index] if self.problem.bias else score)
-        expert = place.work.first_expert_tile * self.config.expert_tile + index
-        if self.masked:
-            exists = expert < self.problem.experts
-            key = select_(exists, key, Float32(EMPTY_KEY))
-            expert = select_(exists, expert, Int32(EMPTY_ID))
-        # Overlapping accumulators are walked in both directions.
-        state.insert(key, expert, score, ascending_ids=not self.config.overlaps)
-
-    @cute.jit
-    def finish(self, state: Any, turn: Int32, token_tile: Int32, place: Place, out: Outputs) -> None:
-        c = self.config
-        if const_expr(self.lists == 1):
-            token = token_tile * c.token_tile + place.thread
-            if token < out.weights.shape[0]:
-                write_row(state, self.problem, out.weights, out.ids, token)
-        else:
-            exchange = self.list_exchange(place.barriers, place.work)
-            if const_expr(self.group > 1):
-                exchange.acquire(turn)
-            else:
-                self.barrier()
-            self.leave_list(state, place)
-            if const_expr(self.group > 1):
-                exchange.publish()
-                exchange.await_peers(turn)
-            else:
-                self.barrier()
-            self.merge(exchange, token_tile, place, out)
-            if const_expr(self.group > 1):
-                exchange.release()
-
-    def merge_tensors(self, place: Place) -> tuple[cute.Tensor, cute.Tensor, cute.Tensor]:
-        """s_merge_s, s_merge_i and s_merge_a: (k, tokens, lists per row)."""
-        c = self.config
-        layout = cute.make_layout((self.problem.top_k, c.token_tile, c.lists_per_row))
-        size = cute.size(layout)
-        floats = cute.recast_ptr(place.lists, dtype=Float32)
-        return (
-            cute.make_tensor(floats, layout),
-            cute.make_tensor(place.lists + size, layout),
-            cute.make_tensor(floats + 2 * size, layout),
-        )
-
-    def leave_list(self, top: TopK, place: Place) -> None:
-        """Leave this thread's list in shared memory for the merge of its row."""
-        c = self.config
-        token, slot = place.thread % c.token_tile, place.thread // c.token_tile
-        for held, tensor in zip((top.s, top.i, top.a), self.merge_tensors(place), strict=True):
-            for p in range(self.problem.top_k):
-                tensor[p, token, slot] = held[p]
-
-    @cute.jit
-    def merge(self, exchange: Exchange, token_tile: Int32, place: Place, out: Outputs) -> None:
-        """Merge this CTA's share of the rows over the cluster's lists and write them."""
-        c = self.config
-        _, expert_rank, k_rank = place.work.ranks
-        lanes = lanes_for(self.lists)
-        share = -(-c.token_tile // self.group)
-        at_once = c.epilogue_threads // lanes
-        first_row = share * (expert_rank + c.expert_split * k_rank)
-        for step in cutlass.range(-(-share // at_once), unroll=1):
-            row = step * at_once + place.thread // lanes
-            lane = place.thread % lanes
-            in_tile = first_row + row
-            token = token_tile * c.token_tile + in_tile
-            # Whole warps stay together for the shuffles; a lane without a row or a list merges empty ones.
-            ours = (row < share) & (in_tile < c.token_tile)
-            top = self.read_list(exchange, in_tile, lane, place, ours & (lane < self.lists))
-            top.merge_lanes(lanes)
-            if lane == 0 and ours and token < out.weights.shape[0]:
-                write_row(top, self.problem, out.weights, out.ids, token)
-
-    @cute.jit
-    def read_list(self, exchange: Exchange, row: Int32, index: Int32, place: Place, exists: Boolean) -> TopK:
-        """The partial list `index` of a row of the tile: from the CTA of the group that holds it."""
-        c = self.config
-        top = TopK.empty(self.problem.top_k)
-        member = cutlass.min(index // c.lists_per_row, self.group - 1)
-        if exists:
-            for held, tensor in zip((top.s, top.i, top.a), self.merge_tensors(place), strict=True):
-                for p in cutlass.range_constexpr(self.problem.top_k):
-                    coordinate: Any = (p, row, index % c.lists_per_row)
-                    if const_expr(self.group > 1):
-                        held[p] = self.read_member(exchange, tensor, coordinate, member)
-                    else:
-                        held[p] = tensor[coordinate]
-        return top
-
-    def read_member(self, exchange: Exchange, tensor: cute.Tensor, coordinate: Any, member: Int32) -> Any:
-        """One element of `tensor`, a tensor in our shared memory, as `member` of the exchange has it."""
-        return load_peer(exchange.address(tensor, member), tensor, coordinate)

@@ -18,7 +18,9 @@ _SOURCES = (
     "epilogue.py",
     "exchange.py",
     "gemm.py",
+    "grid_merge.py",
     "launch.py",
+    "router.py",
     "sync.py",
     "tiles.py",
     "work.py",
@@ -69,7 +71,7 @@ class FusedSm100(_Sm100Family):
         return compile_fused(problem, config)
 
     def workspace_elements(self, problem: RouterProblem, config: Sm100Config, m: int) -> int:
-        return 1
+        return space.workspace_elements(problem, config, m)
 
 
 class TwoKernelSm100(_Sm100Family):

@@ -23,8 +23,9 @@ from cutlass import Boolean, Float4E2M1FN, Float8E4M3FN, Float32, Int32, Int64, 
 from cutlass.cute.nvgpu import cpasync, tcgen05
 
 from kernels.problem import RouterProblem
-from kernels.sm100.config import RESIDENT_CTAS, WARP, Sm100Config
-from kernels.sm100.epilogue import Epilogue, Outputs, Place, RouterEpilogue
+from kernels.sm100.config import RESIDENT_CTAS, RING_ALIGNMENT, WARP, Sm100Config
+from kernels.sm100.epilogue import Epilogue, Outputs, Place
+from kernels.sm100.router import RouterEpilogue
 from kernels.sm100.sync import fence_after_sync, fence_before_sync
 from kernels.sm100.tiles import LOADS, Load, Tiles
 from kernels.sm100.work import Work
@@ -55,6 +56,7 @@ class Sm100RouterGemm:
         b_scale: cute.Tensor,
         bias: cute.Tensor,
         alpha: cute.Tensor,
+        workspace: cute.Tensor,
         weights: cute.Tensor,
         ids: cute.Tensor,
         stream: Any,
@@ -72,21 +74,23 @@ class Sm100RouterGemm:
             exchange_barriers: cute.struct.MemRange[Int64, 4]
             tmem_dealloc: Int64
             tmem_address: Int32
+            arrivals: Int32
             bias: cute.struct.MemRange[Float32, self.n_tiles * c.expert_tile]
             lists: cute.struct.MemRange[Int32, max(1, c.merge_bytes(self.problem) // 4)]
             staging: cute.struct.MemRange[Float32, max(1, c.staging_bytes // 4)]
-            a: cute.struct.Align[cute.struct.MemRange[Float4E2M1FN, size_a], 1024]
-            b: cute.struct.Align[cute.struct.MemRange[Float4E2M1FN, size_b], 1024]
-            sfa: cute.struct.Align[cute.struct.MemRange[Float8E4M3FN, size_sfa], 1024]
-            sfb: cute.struct.Align[cute.struct.MemRange[Float8E4M3FN, size_sfb], 1024]
             padding: cute.struct.MemRange[Uint8, max(1, c.padding_bytes(self.problem))]
+            a: cute.struct.Align[cute.struct.MemRange[Float4E2M1FN, size_a], RING_ALIGNMENT]
+            b: cute.struct.Align[cute.struct.MemRange[Float4E2M1FN, size_b], RING_ALIGNMENT]
+            sfa: cute.struct.Align[cute.struct.MemRange[Float8E4M3FN, size_sfa], RING_ALIGNMENT]
+            sfb: cute.struct.Align[cute.struct.MemRange[Float8E4M3FN, size_sfb], RING_ALIGNMENT]
 
         self.shared_storage = SharedStorage
         token_tiles = cute.ceil_div(weights.shape[0], c.token_tile)
         rounds = cute.ceil_div(token_tiles, c.cluster_m)
-        clusters = cutlass.min(rounds, Int32(RESIDENT_CTAS // c.cluster_size))
-        self.kernel(tiles.mma, tiles.tma(*operands), bias, alpha, weights, ids).launch(
-            grid=(clusters * c.cluster_m, c.expert_split, c.split_k),
+        resident = max(1, RESIDENT_CTAS // (c.cluster_size * c.grid_split))
+        clusters = cutlass.min(rounds, Int32(resident))
+        self.kernel(tiles.mma, tiles.tma(*operands), bias, alpha, workspace, weights, ids).launch(
+            grid=(clusters * c.cluster_m, c.expert_split * c.grid_split, c.split_k),
             block=(c.threads, 1, 1),
             cluster=(c.cluster_m, c.expert_split, c.split_k),
             min_blocks_per_mp=1,
@@ -100,6 +104,7 @@ class Sm100RouterGemm:
         tma: Any,
         bias: cute.Tensor,
         alpha: cute.Tensor,
+        workspace: cute.Tensor,
         weights: cute.Tensor,
         ids: cute.Tensor,
     ) -> None:
@@ -153,9 +158,10 @@ class Sm100RouterGemm:
                 storage.lists.data_ptr(),
                 storage.staging.data_ptr(),
                 storage.exchange_barriers.data_ptr(),
+                storage.arrivals.ptr,
                 alpha[0],
             )
-            self.epilogue.run(accumulators, place, bias, Outputs(weights, ids))
+            self.epilogue.run(accumulators, place, bias, Outputs(weights, ids, workspace))
             fence_before_sync()
             self.epilogue.barrier()
             fence_after_sync()

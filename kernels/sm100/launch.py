@@ -65,7 +65,7 @@ def compile_fused(problem: RouterProblem, config: Sm100Config) -> Any:
         ids: cute.Tensor,
         stream: Any,
     ) -> None:
-        kernel(a, a_scale, b, b_scale, bias, alpha, weights, ids, stream)
+        kernel(a, a_scale, b, b_scale, bias, alpha, workspace, weights, ids, stream)
 
     return _compile(launch, problem)
 
@@ -90,7 +90,7 @@ def compile_two_kernel(problem: RouterProblem, config: Sm100Config, gate_warps: 
     ) -> None:
         shape = (weights.shape[0], problem.experts)
         logits = cute.make_tensor(workspace.iterator, cute.make_layout(shape, stride=(problem.experts, 1)))
-        gemm(a, a_scale, b, b_scale, bias, alpha, logits, ids, stream)
+        gemm(a, a_scale, b, b_scale, bias, alpha, workspace, logits, ids, stream)
         gate(logits, bias, weights, ids, stream)
 
     return _compile(launch, problem)

@@ -21,6 +21,7 @@ class Work:
         first_expert_tile: the first of the expert tiles that it walks for each.
         first_k_tile: where its part of K begins.
         ranks: its place along cluster_m, the expert split and the K split.
+        grid_rank: its cluster's place along the grid split.
         leads_mma: whether its MMA warp issues: alone, or for both CTAs of a pair.
     """
 
@@ -30,13 +31,14 @@ class Work:
     first_expert_tile: Int32
     first_k_tile: Int32
     ranks: tuple[Int32, Int32, Int32]
+    grid_rank: Int32
     leads_mma: Boolean
 
     @classmethod
     def of_cta(cls, config: Sm100Config, n_tiles: int, k_tiles: int, tokens: Any) -> Work:
         """The share of the CTA that runs this; `n_tiles` and `k_tiles` are those of any one CTA."""
         c = config
-        block, expert_rank, k_rank = cute.arch.block_idx()
+        block, expert_block, k_rank = cute.arch.block_idx()
         blocks, _, _ = cute.arch.grid_dim()
         m_rank = block % c.cluster_m
         # The cluster's first tile counts, so that all of its CTAs make the same number of rounds.
@@ -45,9 +47,10 @@ class Work:
             block,
             blocks,
             cute.ceil_div(remaining, blocks),
-            expert_rank * n_tiles,
+            expert_block * n_tiles,
             k_rank * k_tiles,
-            (m_rank, expert_rank, k_rank),
+            (m_rank, expert_block % c.expert_split, k_rank),
+            expert_block // c.expert_split,
             block % c.cta_group == 0,
         )
 

@@ -1,4 +1,4 @@
-"""What the wrapper hands to kernels of NVFP4 operands: the layer's bytes, quantized activations, their alpha."""
+"""What the wrapper hands to kernels of NVFP4 operands: the layer's bytes, quantized activations, alpha."""
 
 from __future__ import annotations
 
