@@ -36,8 +36,6 @@ SM_SMEM_BYTES = 233_472
 # A CTA asks for more than half of its SM's shared memory, so that it has the SM to itself: waiting for the
 # tensor memory of another it would hold up its cluster, two clusters possibly each other.
 EXCLUSIVE_SMEM_BYTES = SM_SMEM_BYTES // 2
-REGISTERS = 65_536
-MAX_THREAD_REGISTERS = 255
 RESIDENT_CTAS = 148  # SMs of a B200, one CTA each; a chip with more leaves the rest idle
 MAX_CLUSTER = 16  # beyond 8 the launch asks for a non-portable cluster
 WARP = 32
@@ -59,8 +57,6 @@ TMA_ROW_BYTES = 16  # a row's stride is a multiple of it
 BARRIER_BYTES = 256  # mbarriers, the tensor memory's address, a counter
 RING_ALIGNMENT = 1_024  # of the swizzle's atoms, 8 rows of 128 bytes
 STAGING_PADDING = 1  # so that neither rows nor columns of staged accumulators meet in one bank
-# What the epilogue needs besides top-k lists and the subtile, at least.
-EPILOGUE_REGISTERS = 40
 
 
 @dataclass(frozen=True)
@@ -355,8 +351,6 @@ def _walk(problem: RouterProblem, c: Sm100Config) -> str | None:
 
 
 def _staged(problem: RouterProblem, c: Sm100Config) -> str | None:
-    if c.stages_accumulators and c.expert_tile % max(1, c.split_k * c.lists_per_row):
-        return f"{c.expert_tile} staged experts for {c.split_k} CTAs of {c.lists_per_row} lists each"
     if c.stages_accumulators and c.early_release:
         return "early_release: staging an accumulator in shared memory returns it at once, there is no choice"
     return None
@@ -371,14 +365,6 @@ def _lists(problem: RouterProblem, c: Sm100Config) -> str | None:
 def _shared_memory(problem: RouterProblem, c: Sm100Config) -> str | None:
     if c.smem_bytes(problem) > SMEM_BYTES:
         return f"{c.smem_bytes(problem)} bytes of shared memory: a block has {SMEM_BYTES}"
-    return None
-
-
-def _registers(problem: RouterProblem, c: Sm100Config) -> str | None:
-    registers = c.epi_n + 3 * problem.top_k + EPILOGUE_REGISTERS
-    limit = min(MAX_THREAD_REGISTERS, REGISTERS // c.threads // 8 * 8)
-    if registers > limit:
-        return f"at least {registers} registers a thread: {c.threads} threads leave {limit}"
     return None
 
 
@@ -398,10 +384,9 @@ RULES: tuple[Rule, ...] = (
     Rule(("split_k", "stages"), _k_tiles),
     Rule(_TMEM_PARAMETERS, _tensor_memory),
     Rule(("mma_n", "epi_warpgroups", "epi_n"), _walk),
-    Rule((*_TILE_PARAMETERS, "split_k", "early_release", "epi_warpgroups"), _staged),
+    Rule(("split_k", "swap_operands", "early_release"), _staged),
     Rule((*_TILE_PARAMETERS, "expert_split", "split_k", "epi_warpgroups"), _lists),
     Rule((*_EXPERT_PARAMETERS, "split_k", "epi_warpgroups", "stages"), _shared_memory),
-    Rule(("epi_warpgroups", "epi_n"), _registers),
 )
 
 # The GEMM that writes logits keeps the router's rules, so that both kernels search the same shapes.
