@@ -61,12 +61,17 @@ def finish(figure: Figure, study: Study, title: str, subtitle: str) -> None:
     figure.text(left, 1 - 0.09 / height, title, fontsize=13, fontweight="bold", color=INK, va="top")
     figure.text(left, 1 - 0.35 / height, subtitle, fontsize=9, color=GREY, va="top")
     figure.text(left, 0.11 / height, caption(study), fontsize=7.5, color=GREY, va="bottom")
-    group = timed_group(study.records)
-    if group and group.source is Source.MODELLED:
+    if is_modelled(study):
         figure.text(
             0.5, 0.5, "MODELLED", fontsize=11 * min(width, 1.5 * height), fontweight="bold", color=VERMILION,
             alpha=0.16, rotation=24, ha="center", va="center", zorder=100,
         )  # fmt: skip
+
+
+def is_modelled(study: Study) -> bool:
+    """Whether the study's times are the simulator's. Raises `ResultsError` for times of several sources."""
+    group = timed_group(study.records)
+    return group is not None and group.source is Source.MODELLED
 
 
 def caption(study: Study) -> str:

@@ -27,7 +27,7 @@ import optuna
 from optuna.trial import TrialState
 
 from harness.compile_result import CompileResult
-from harness.record import ParamValue, Source, TrialRecord
+from harness.record import ParamValue, TrialRecord
 from kernels.family import KernelFamily
 from sweeps import store
 from sweeps.confirm import confirm, finalists, rounds_left
@@ -108,8 +108,8 @@ class Driver:
             ending = self._search()
         if self._told:
             self._study.set_user_attr("overhead_ms", round(self.overhead_ms, 3))
-        if ending is not Ending.STOPPED and self._workshop.facts.source is Source.MEASURED:
-            self._confirm()  # a modelled time is the same when it is modelled again
+        if ending is not Ending.STOPPED and self._workshop.executor is not None:
+            self._confirm()
         return Ending.STOPPED if self._stop.asked else ending
 
     def _search(self) -> Ending:

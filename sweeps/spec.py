@@ -145,13 +145,14 @@ class SweepSpec:
         return self.objective.m_values or self.m_values
 
     def for_simulator(self) -> SweepSpec:
-        """The sweep as the simulator runs it."""
+        """The sweep as the simulator runs it. A modelled time is the same when it is modelled again: nothing
+        is confirmed."""
         search = replace(
             self.search,
             trials=self.simulator.trials or self.search.trials,
             minutes=self.simulator.minutes or self.search.minutes,
         )
-        return replace(self, search=search)
+        return replace(self, search=search, confirm=replace(self.confirm, rounds=0))
 
 
 def preset_names() -> tuple[str, ...]:
