@@ -22,7 +22,7 @@ from harness.simulator.effects_memory import shared_place
 from harness.simulator.errors import SimulationError
 from harness.simulator.machine_constants import PARAM_BASE
 from harness.simulator.ptx import Instruction
-from harness.simulator.shared import ASYNC, RANK_SHIFT
+from harness.simulator.shared import RANK_SHIFT
 from harness.simulator.tensor_map import BYTES, TensorMap, decode
 
 if TYPE_CHECKING:
@@ -159,8 +159,7 @@ def _load_tiles(
             cells = machine.shared.chunks()
             place = offsets[issue, None] // 16 + np.arange(size // 16)
             cells[rows[:, None], place] = chunks.view(cells.dtype)[..., 0][issue]
-            words = rows[:, None] * (machine.shared.size // 4) + offsets[issue, None] // 4 + np.arange(size // 4)
-            machine.shared.mark(words, ASYNC, machine.step)
+            machine.shared.mark_loaded(rows, offsets[issue], size, machine.step)
         machine.mbarriers.complete_bytes(keys, size, done[issue])
 
     machine.at(float(done.min()), arrive)

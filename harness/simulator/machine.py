@@ -118,7 +118,7 @@ class Machine:
 
     def note_barrier(self, c: Cohort, ready: Array) -> None:
         """Warps of a cohort have passed a barrier: what others wrote before it, a fence of theirs now covers."""
-        np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint32(self.step))
+        np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint64(self.step))
 
     # The loop.
 
