@@ -200,7 +200,7 @@ def redux(form: Form) -> Execute:
         values = _spread(a, members) + offset
         if members is not None:
             values = np.where(members, values, np.uint32(neutral))
-        reduced: Bits = operation.reduce(values, axis=1, keepdims=True)
+        reduced: Bits = operation.reduce(values, axis=1, keepdims=True, dtype=np.uint32)
         return reduced - offset
 
     return execute

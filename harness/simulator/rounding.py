@@ -46,6 +46,12 @@ def odd_sum(a: Floats, b: Floats) -> Floats:
     return select(inexact, np.nextafter(total, np.copysign(_INFINITY, error)), total)
 
 
+def integer_to_odd(value: Any) -> Floats:
+    """Integers of 64 bits as float64 rounded to odd: the sum of their two words."""
+    low = (value & 0xFFFFFFFF).astype(F64)
+    return odd_sum((value >> 32).astype(F64) * F64(2.0**32), low)
+
+
 def directed(nearest: Floats, error: Floats, mode: str) -> Floats:
     """`nearest`, a result rounded to nearest, moved to the neighbour that `mode` asks for.
 
