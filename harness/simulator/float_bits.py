@@ -75,7 +75,8 @@ def flush(a: Bits) -> Bits:
 
 def saturate(result: Floats) -> Floats:
     """`.sat`: limited to [+0, 1], NaN to +0 (also for float64)."""
-    return np.fmin(np.fmax(result, _ZERO), _ONE) + _ZERO
+    limited = np.minimum(np.maximum(result, _ZERO), _ONE)
+    return select(limited == limited, limited, _ZERO) + _ZERO
 
 
 def flush_f16(a: Bits) -> Bits:

@@ -216,7 +216,7 @@ def redux_f32(form: Form) -> Execute:
 
     def execute(a: Bits, mask: Bits, active: Mask | None = None) -> Bits:
         members = _members(mask, active)
-        values = _spread(a, members).view(np.float32)
+        values = bits_f32(_spread(a, members).view(np.float32)).view(np.float32)  # no signalling NaN is left
         if "abs" in form:
             values = np.abs(values)
         if members is not None:  # a lane that does not take part repeats the leader's value

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.simulator.float_bits import READERS, WRITERS, flush, flush_f16, flushing
 from harness.simulator.registry import Bits, Execute, Form, instruction
-from harness.simulator.rounding import select
+from harness.simulator.rounding import Floats, select
 
 _TYPES = "f16 bf16 f32 f64"
 _FLAGS = "ftz NaN xorsign abs"
@@ -21,13 +21,13 @@ _FLAGS = "ftz NaN xorsign abs"
 @instruction("min", _TYPES, _FLAGS)
 def min_(form: Form) -> Execute:
     """The smallest of two or three operands, or magnitudes with `.abs`."""
-    return _limit(form, np.minimum if "NaN" in form else np.fmin, np.bitwise_or)
+    return _limit(form, np.minimum, np.bitwise_or)
 
 
 @instruction("max", _TYPES, _FLAGS)
 def max_(form: Form) -> Execute:
     """The largest of two or three operands, or magnitudes with `.abs`."""
-    return _limit(form, np.maximum if "NaN" in form else np.fmax, np.bitwise_and)
+    return _limit(form, np.maximum, np.bitwise_and)
 
 
 def _limit(form: Form, choose: Callable[..., Any], of_zeros: Callable[..., Any]) -> Execute:
@@ -36,8 +36,17 @@ def _limit(form: Form, choose: Callable[..., Any], of_zeros: Callable[..., Any])
     unsigned = np.dtype(f"u{size}").type
     one, sign = unsigned(1), unsigned(1 << (8 * size - 1))
 
+    def number(x: Floats, y: Floats) -> Floats:
+        """What numpy's fmin and fmax do, except that those propagate signalling NaNs of numpy scalars."""
+        result = choose(x, y)
+        if np.count_nonzero(result != result):
+            result = select(x != x, y, select(y != y, x, result))
+        return result
+
+    limit_of = choose if "NaN" in form else number
+
     def two(a: Bits, b: Bits) -> Bits:
-        result = choose(read(a), read(b))
+        result = limit_of(read(a), read(b))
         bits = write(result)
         # numpy does not order the zeros; where both operands are zeros, and and or of their bits do.
         zero = result == 0
