@@ -76,7 +76,10 @@ def flush(a: Bits) -> Bits:
 def saturate(result: Floats) -> Floats:
     """`.sat`: limited to [+0, 1], NaN to +0 (also for float64)."""
     limited = np.minimum(np.maximum(result, _ZERO), _ONE)
-    return select(limited == limited, limited, _ZERO) + _ZERO
+    is_nan = limited != limited
+    if np.count_nonzero(is_nan):
+        limited = select(is_nan, _ZERO, limited)
+    return limited + _ZERO  # no -0
 
 
 def flush_f16(a: Bits) -> Bits:

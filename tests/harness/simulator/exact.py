@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
+import hypothesis
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 
 NAN = 0x7FFFFFFF
+
+
+def given(*strategies: Any, **named: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """hypothesis's `given` with half the examples and no deadline, which busy cores would miss."""
+    return lambda test: settings(deadline=None, max_examples=50)(hypothesis.given(*strategies, **named)(test))
 
 
 def rounded(x: Fraction, mode: str, precision: int = 24, lowest: int = -126, highest: int = 127) -> float:

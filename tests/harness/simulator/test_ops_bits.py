@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.simulator.instruction_set import lookup
-from tests.harness.simulator.exact import integers, register, signed
+from tests.harness.simulator.exact import given, integers, register, signed
 
 MASK = 0xFFFFFFFF
 COUNTS = st.one_of(st.integers(0, 70), integers(32))

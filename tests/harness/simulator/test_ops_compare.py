@@ -7,13 +7,12 @@ import operator
 
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.simulator.errors import SimulationError
 from harness.simulator.instruction_set import lookup
 from harness.simulator.packed import pack, unpack
-from tests.harness.simulator.exact import f32_operands, f32_value, integers, register, signed
+from tests.harness.simulator.exact import f32_operands, f32_value, given, integers, register, signed
 
 ORDERED = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 

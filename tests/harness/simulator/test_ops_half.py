@@ -7,11 +7,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.simulator.instruction_set import lookup
-from tests.harness.simulator.exact import f32_operands, f32_value, integers, rounded
+from tests.harness.simulator.exact import f32_operands, f32_value, given, integers, rounded
 
 FORMATS = {"f16": (11, -14, 15), "bf16": (8, -126, 127)}
 

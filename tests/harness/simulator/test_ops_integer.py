@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.simulator.instruction_set import lookup, reads_carry, writes_carry
-from tests.harness.simulator.exact import integers, register, signed
+from tests.harness.simulator.exact import given, integers, register, signed
 
 TYPES = ("s16", "u16", "s32", "u32", "s64", "u64")
 
