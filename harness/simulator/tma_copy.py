@@ -75,10 +75,12 @@ def load(m: TensorMap, memory: GlobalMemory, coordinates: Indices, destinations:
     parts = _parts(m, unit, coordinates, destinations)
     loaded = [_gather(m, memory, unit, part) for part in parts]
     if len(loaded) == 1:
-        return loaded[0].view(np.uint8)
-    out = np.empty((len(coordinates), shared_bytes(m) // unit), _UNITS[unit])
-    for part, units in zip(parts, loaded, strict=True):
-        out[part.issues] = units
+        out = loaded[0]
+    else:
+        out = np.empty((len(coordinates), shared_bytes(m) // unit), _UNITS[unit])
+        for part, units in zip(parts, loaded, strict=True):
+            out[part.issues] = units
+    _check_tf32(m, out)
     return out.view(np.uint8)
 
 
@@ -91,6 +93,7 @@ def store(m: TensorMap, memory: GlobalMemory, coordinates: Indices, sources: Ind
     _check_store(m, coordinates)
     unit = _unit(m, coordinates)
     units = np.ascontiguousarray(data).view(_UNITS[unit])
+    _check_tf32(m, units)
     for part in _parts(m, unit, coordinates, sources):
         offsets, valid = _copied(part)
         if offsets.size:
@@ -212,6 +215,17 @@ def _outside(m: TensorMap, unit: int, shape: tuple[int, ...]) -> npt.NDArray[Any
     element = b"\xff" * (m.data_type.global_bits // 8 - 1) + b"\x7f"
     row = np.frombuffer(element * (shape[1] * unit // len(element)), np.uint8)
     return np.tile(row, (shape[0], 1)).view(_UNITS[unit])
+
+
+def _check_tf32(m: TensorMap, moved: npt.NDArray[Any]) -> None:
+    """How TMA rounds to tf32 is not documented: only values that need no rounding pass."""
+    if m.data_type is DataType.TFLOAT32:
+        words = moved.view(np.uint32)
+        if (inexact := words[words & 0x1FFF != 0]).size:
+            value = inexact[:1].view(np.float32)[0]
+            raise SimulationError(
+                f"TMA rounds {value} to tf32 in a way that is not documented: use values that tf32 has"
+            )
 
 
 def _check_store(m: TensorMap, coordinates: Indices) -> None:

@@ -192,6 +192,23 @@ def test_nan_payloads_pass_through_untouched() -> None:
     assert set(got[0].view(np.uint64)) == {0x7FF0_0000_0000_0001}
 
 
+def test_tf32_moves_what_needs_no_rounding_and_refuses_the_rest() -> None:
+    m = matrix(D.TFLOAT32, 64, 8, (32, 8), S.BYTES_128)
+    memory = Memory(64 + 8 * m.strides[0])
+    words = memory.data.view(np.uint32)
+    words &= np.uint32(0xFFFF_E000)
+    origins, addresses = np.array([(0, 0), (32, 2)]), np.array([0, 128])
+    got = load(m, memory, origins, addresses)
+    as_f32 = load(replace(m, data_type=D.FLOAT32), memory, origins, addresses)
+    np.testing.assert_array_equal(got, as_f32)
+    words[16 + 64 + 3] = np.float32(1 + 2**-11).view(np.uint32)
+    with pytest.raises(SimulationError, match=r"rounds .*1\.00048.* to tf32"):
+        load(m, memory, origins, addresses)
+    store(m, memory, origins[:1], addresses[:1], got[:1])
+    with pytest.raises(SimulationError, match="to tf32"):
+        store(m, memory, origins[:1], addresses[:1], np.full_like(got[:1], 1))
+
+
 @pytest.mark.parametrize("swizzle", SPANS)
 @pytest.mark.parametrize("columns", [256, 197])
 def test_a_store_is_a_loads_inverse_and_touches_nothing_else(swizzle: Swizzle, columns: int) -> None:
@@ -235,7 +252,7 @@ def test_reductions_add_issue_by_issue_in_the_elements_type(kind: str) -> None:
     [
         ({}, (0, 0), 64, "shared address 64 .* a multiple of 128"),
         ({}, (0, 0, 0), 0, "3 coordinates for a tensor map of rank 2"),
-        ({"data_type": D.TFLOAT32}, (0, 0), 0, "TFLOAT32 rounds"),
+        ({"data_type": D.FLOAT32_FTZ}, (0, 0), 0, "FLOAT32_FTZ is not simulated"),
         ({"swizzle": S.BYTES_128_ATOM_32_FLIP_8}, (0, 0), 0, "ATOM_32_FLIP_8 is not simulated"),
         ({"interleave": Interleave.BYTES_16}, (0, 0), 0, "interleave BYTES_16"),
         ({"box": (16, 8)}, (0, 0), 0, "box of 64 bytes under a swizzle of 128"),
