@@ -1,7 +1,7 @@
 """What a pack's routers answer on a GPU: ids and weights on inputs that any machine can draw again.
 
-The inputs come from torch's CPU generator, so that a simulator elsewhere sees the same ones; their digest is
-saved beside the outputs. `sweeps.agreement` compares.
+The inputs come from numpy's generator, which draws the same numbers on every machine (torch's normal numbers
+depend on the processor's vector width); their digest is saved beside the outputs. `sweeps.agreement` compares.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from harness.artifact import load_artifact
 from harness.launcher import load_launcher
-from harness.operands import Inputs, Outputs, random_inputs
+from harness.operands import BIAS_SCALE, Inputs, Outputs
 from harness.pack import artifact_folder, read_pack
 from harness.runner import Candidate
 
@@ -32,8 +32,18 @@ class Answer:
 
 
 def inputs_at(candidate: Candidate, m: int) -> Inputs:
-    """The inputs at `m` tokens, on the CPU."""
-    return random_inputs(candidate.problem, m, "cpu", torch.Generator().manual_seed(INPUT_SEED + m))
+    """Normal activations, weights and bias at `m` tokens as in `harness.operands.random_inputs`, on the CPU."""
+    problem, rng = candidate.problem, np.random.default_rng(INPUT_SEED + m)
+
+    def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return torch.from_numpy(rng.standard_normal(shape, np.float32)) * scale
+
+    return Inputs(
+        a=normal(m, problem.hidden).bfloat16(),
+        b=normal(problem.experts, problem.hidden, scale=problem.hidden**-0.5).bfloat16(),
+        bias=normal(problem.experts, scale=BIAS_SCALE if problem.bias else 0.0),
+        alpha=torch.ones(1),
+    )
 
 
 def digest(inputs: Inputs) -> str:
