@@ -74,7 +74,9 @@ def load_input(path: Path, shape: LayerShape) -> Tensor | None:
     return x.bfloat16()
 
 
-def build_layer(shape: LayerShape, weights: Mapping[str, Tensor], device: str = "cpu") -> MoeLayer:
+def build_layer(
+    shape: LayerShape, weights: Mapping[str, Tensor], device: torch.device | str = "cpu"
+) -> MoeLayer:
     """A finalized layer with these weights; raises `TraceError` when they are not the shape's."""
     check_weights(shape, weights)
     layer = MoeLayer(shape, device="meta").to_empty(device=device)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from kernels.nvfp4 import BLOCK
-from kernels.problem import HIDDEN_MULTIPLE, RouterProblem
+from kernels.problem import RouterProblem
 
 HEAD_DIM = 128
 SMALL_HEAD_DIM = 32  # of layers scaled down so far that heads of 128 would leave only a few
 SMALL_HIDDEN = 1024
-QUERIES_PER_KV_HEAD = (8, 4, 2, 1)  # the first that divides the heads
+QUERIES_PER_KV_HEAD = (8, 4, 2)  # the first that divides the heads, which are even
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ def layer_shape(problem: RouterProblem, scale_down: int = 1) -> LayerShape:
     """
     if scale_down < 1:
         raise ValueError(f"scale_down = {scale_down}: must be at least 1")
-    hidden = problem.hidden // scale_down // SMALL_HEAD_DIM * SMALL_HEAD_DIM
-    if hidden < 2 * SMALL_HEAD_DIM:
-        largest = problem.hidden // (2 * SMALL_HEAD_DIM)
+    smallest = 2 * SMALL_HEAD_DIM
+    hidden = problem.hidden // scale_down // smallest * smallest
+    if hidden == 0:
+        largest = problem.hidden // smallest
         raise ValueError(
-            f"scale_down = {scale_down} leaves {hidden} of {problem.name}'s hidden = {problem.hidden}: "
+            f"scale_down = {scale_down} leaves too little of {problem.name}'s hidden = {problem.hidden}: "
             f"must be at most {largest}"
         )
-    assert hidden % HIDDEN_MULTIPLE == 0
     experts = max(problem.experts // scale_down, min(2 * problem.top_k, problem.experts))
-    head_dim = HEAD_DIM if hidden >= SMALL_HIDDEN and hidden % HEAD_DIM == 0 else SMALL_HEAD_DIM
+    head_dim = HEAD_DIM if hidden >= SMALL_HIDDEN and hidden % (2 * HEAD_DIM) == 0 else SMALL_HEAD_DIM
     heads = hidden // head_dim
     group = next(size for size in QUERIES_PER_KV_HEAD if heads % size == 0)
     return LayerShape(

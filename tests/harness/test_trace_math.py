@@ -19,7 +19,7 @@ from kernels.nvfp4 import dequantize_nvfp4, quantize_to_nvfp4
 from kernels.problem import PRESETS
 from kernels.reference import routing_weights, score
 
-SHAPE = layer_shape(PRESETS["deepseek-v4-pro"], 32)  # H = 224: 7 heads of 32
+SHAPE = layer_shape(PRESETS["deepseek-v4-pro"], 32)  # H = 192: 6 heads of 32, 3 for keys
 GROUPED = replace(SHAPE, heads=8, kv_heads=2)
 DRAWS = 400
 
