@@ -76,11 +76,12 @@ def verdict(steps: Sequence[StepTrace]) -> Verdict:
     if first is None:
         return Verdict(Finding.IN_BAND)
     if first.finding is Finding.DEFECT:
-        excess = first.step_excess
-    else:
-        error = first.path_error if first.finding is Finding.DRIFT else first.total_error
-        excess = error / first.expected_error if error is not None and first.expected_error else None
-    return Verdict(first.finding, first.layer, first.name, excess, first.worst)
+        return Verdict(
+            first.finding, first.layer, first.name, first.step_error, first.step_excess, first.worst
+        )
+    error = first.path_error if first.finding is Finding.DRIFT else first.total_error
+    excess = error / first.expected_error if error is not None and first.expected_error else None
+    return Verdict(first.finding, first.layer, first.name, error, excess)
 
 
 @dataclass(frozen=True, eq=False)

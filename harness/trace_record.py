@@ -101,11 +101,15 @@ class RouterTrace:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The first step out of its band. `excess` is by what factor (null: not finite)."""
+    """The first step out of its band: its relative error, and by what factor that is too large.
+
+    Both are null where they are not finite; for ids the error is the share that differs.
+    """
 
     finding: Finding
     layer: int | None = None
     step: str = ""
+    error: float | None = None
     excess: float | None = None
     detail: str = ""
 

@@ -35,10 +35,11 @@ def verdict_text(verdict: Verdict) -> str:
     """One line: the first step out of its band, by how much, and what that means."""
     if verdict.finding is Finding.IN_BAND:
         return "every step is in its band"
-    excess = "not finite" if verdict.excess is None else f"{verdict.excess:.3g} times what its band allows"
-    place = f"layer {verdict.layer}, {verdict.step}"
+    error = "not finite" if verdict.error is None else f"{verdict.error:.2g}"
+    excess = "" if verdict.excess is None else f", {verdict.excess:.3g} times what its band allows"
     detail = f" ({verdict.detail})" if verdict.detail else ""
-    return f"first out of band: {place}: {excess}{detail}: {MEANINGS[verdict.finding]}"
+    place = f"layer {verdict.layer}, {verdict.step}"
+    return f"first out of band: {place}: error {error}{excess}{detail}: {MEANINGS[verdict.finding]}"
 
 
 def _tables(record: TraceRecord) -> Iterator[str]:

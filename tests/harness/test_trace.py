@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -160,6 +161,35 @@ def test_choices_that_rounding_upstream_flips_are_counted_with_their_margin_and_
     assert 0 < first.differ_on_path < last.differ_on_path
     assert 0.0 < first.margin_on_path < first.margin_unquantized
     assert traced.verdict.finding is Finding.IN_BAND
+
+
+def second_run_only(
+    change: Callable[[Tensor], Tensor],
+) -> Callable[[Tensor, MoeLayer, moe_layer.Tap], Tensor]:
+    """A layer that changes its input in the run along the path, the second: as one that keeps a state may."""
+    runs = []
+
+    def forward(x: Tensor, layer: MoeLayer, tap: moe_layer.Tap) -> Tensor:
+        runs.append(len(x))
+        return moe_layer.forward_layer(change(x) if len(runs) == 2 else x, layer, tap)
+
+    return forward
+
+
+def test_what_shows_along_the_run_only_is_drift() -> None:
+    layers, weights = clean("kimi-k2")
+    x = generate_input(small("kimi-k2"), 0, TOKENS)
+    found = trace_layers(x, layers, weights, second_run_only(lambda x: x.roll(1, dims=0))).verdict
+    assert (found.finding, found.step) == (Finding.DRIFT, "attention.norm")
+    assert found.excess is not None
+    assert found.excess > 100
+
+
+def test_an_infinity_along_the_run_only_is_named() -> None:
+    layers, weights = clean("kimi-k2")
+    x = generate_input(small("kimi-k2"), 0, TOKENS)
+    found = trace_layers(x, layers, weights, second_run_only(lambda x: x * torch.inf)).verdict
+    assert (found.finding, found.step, found.excess) == (Finding.NOT_FINITE, "attention.norm", None)
 
 
 def test_ids_that_no_expert_has_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def test_numbers_that_are_not_finite_pass_through_json_text_and_picture(
     record = run_trace(layer_shape(PRESETS["qwen3-moe"], 64), 2, 3, 0, None, "cpu", {})
     assert (record.verdict.finding, record.verdict.step) == (Finding.DEFECT, "ffn.combined")
     assert trace_from_json(trace_to_json(record)) == record
-    assert "layer 0, ffn.combined: not finite" in trace_text(record)
+    assert "layer 0, ffn.combined: error not finite (token " in trace_text(record)
     draw_trace(record).canvas.draw()
 
 
