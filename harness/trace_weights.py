@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,10 +30,11 @@ class TraceError(ValueError):
     """A weight, input or layer that cannot be traced; the message is one line for a person."""
 
 
-def weight_shapes(shape: LayerShape) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+@lru_cache(maxsize=8)
+def weight_shapes(shape: LayerShape) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and dtype of each of a layer's tensors by name, in order."""
     state = MoeLayer(shape, device="meta").state_dict()
-    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
+    return MappingProxyType({name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()})
 
 
 def generate_weights(shape: LayerShape, seed: int, layer: int) -> dict[str, Tensor]:
