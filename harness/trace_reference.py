@@ -126,7 +126,7 @@ class _Run:
         residual = self.keep("attention.residual", trace_math.add(x, out))
         m = self.keep("ffn.norm", trace_math.norm(residual, w["ffn_norm"], shape.eps))
         logits = self.keep("router.logits", self.product("router", m), torch.float32)
-        routing = self.routing(m)
+        routing = expect_routing(m.value, w, shape, quantized=self.quantized)
         ids = routing.ids if ids is None else ids.long()
         routed = self.keep("router.weights", self.route(routing, logits, ids), torch.float32)
         down = self.routed_experts(m, ids)
@@ -160,10 +160,6 @@ class _Run:
             computed = Computed(value, torch.zeros_like(value), x.variance @ weight.double().square().T)
         return add_product_noise(computed, x, weight, self.weights.variance(f"{name}.weight"))
 
-    def routing(self, m: Signal) -> Expected:
-        """The router's scores and keys with the bounds of `harness.check_bounds`."""
-        return expect_routing(m.value, self.weights, self.shape, quantized=self.quantized)
-
     def route(self, routing: Expected, logits: Signal, ids: Tensor) -> Computed:
         value = routing_weights(routing.scores, ids, self.shape.problem)
         variance = trace_math.routing_variance(logits, ids, value, self.shape.problem)
@@ -192,14 +188,11 @@ class _Run:
 def expect_routing(
     m: Tensor, weights: ReferenceWeights, shape: LayerShape, *, quantized: bool = True
 ) -> Expected:
-    """What the router must do with the activations m [M, H], any values that bf16 holds."""
-    m = m.bfloat16()
+    """What the router must do with m [M, H], values of bf16: scores, keys, and their bounds."""
+    a, b, alpha = m.bfloat16(), weights["router.weight"].bfloat16(), torch.ones(1, device=m.device)
     if quantized:
-        a = quantize_activation_nvfp4(m)
-        b = weights.quantized("router.weight")
-        operands = (dequantize_exact_bf16(a), weights.exact_bf16("router.weight"), gemm_alpha(a, b))
-    else:
-        operands = (m, weights["router.weight"].bfloat16(), torch.ones(1, device=m.device))
-    bias = weights["selection_bias"] if shape.problem.bias else torch.zeros(shape.problem.experts)
-    a_bf16, b_bf16, alpha = operands
-    return expect(Operands("", a_bf16, b_bf16, bias.to(m.device), alpha), shape.problem)
+        activation = quantize_activation_nvfp4(a)
+        a, b = dequantize_exact_bf16(activation), weights.exact_bf16("router.weight")
+        alpha = gemm_alpha(activation, weights.quantized("router.weight"))
+    bias = weights["selection_bias"] if shape.problem.bias else torch.zeros(len(b), device=m.device)
+    return expect(Operands("router", a, b, bias, alpha), shape.problem)
