@@ -1,0 +1,1 @@
+"""The simulator: executes an artifact's compiled PTX without a GPU, functionally and timed."""

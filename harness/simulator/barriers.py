@@ -1,0 +1,185 @@
+"""mbarriers, named barriers and cluster barriers of all resident CTAs, with the time of every completion.
+
+PTX ISA, "Parallel synchronization and communication instructions: mbarrier", "bar{.cta}", "barrier.cluster". Times
+are clocks in cycles; a barrier's phase completes at the latest of what completes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulator.errors import SimulationError
+
+Array = npt.NDArray[Any]
+BARRIER_BYTES = 8
+MAX_COUNT = 2**20 - 1  # PTX ISA, "Valid range of the contents of the mbarrier object"
+NAMED = 16
+
+
+class MBarriers:
+    """Every mbarrier object, found by its CTA's row and its offset in shared memory."""
+
+    def __init__(self, rows: int, shared_bytes: int) -> None:
+        self.rows = rows
+        self._slot_of = np.full(shared_bytes // BARRIER_BYTES + 1, -1, np.int64)
+        self.offsets: list[int] = []
+        self.count, self.pending, self.bytes, self.phase = (np.zeros(0, np.int64) for _ in range(4))
+        self.latest, self.completed_at = np.zeros(0), np.zeros(0)
+        self.valid = np.zeros(0, np.bool_)
+
+    def keys(self, rows: Array, offsets: Array) -> Array:
+        """Positions of the mbarriers at these places; raises for what is none."""
+        slots = self._slot_of[offsets // BARRIER_BYTES]
+        keys: Array = slots * self.rows + rows
+        if (slots < 0).any() or not self.valid[keys].all() or (offsets % BARRIER_BYTES).any():
+            bad = offsets if np.ndim(offsets) == 0 else np.asarray(offsets).flat[0]
+            raise SimulationError(f"no mbarrier was initialized at shared address {int(bad):#x}")
+        return keys
+
+    def initialize(self, rows: Array, offsets: Array, counts: Array) -> None:
+        if (offsets % BARRIER_BYTES).any():
+            raise SimulationError(f"mbarrier at {int(offsets.max()):#x} is not aligned to 8 bytes")
+        if (counts < 1).any() or (counts > MAX_COUNT).any():
+            raise SimulationError(f"mbarrier count {int(counts.flat[0])}: from 1 to {MAX_COUNT}")
+        for offset in np.unique(offsets):
+            if self._slot_of[offset // BARRIER_BYTES] < 0:
+                self._slot_of[offset // BARRIER_BYTES] = len(self.offsets)
+                self.offsets.append(int(offset))
+                self._grow()
+        keys = self._slot_of[offsets // BARRIER_BYTES] * self.rows + rows
+        self.count[keys] = self.pending[keys] = counts
+        self.bytes[keys] = self.phase[keys] = 0
+        self.latest[keys] = self.completed_at[keys] = 0.0
+        self.valid[keys] = True
+
+    def _grow(self) -> None:
+        for name in ("count", "pending", "bytes", "phase", "latest", "completed_at", "valid"):
+            old = getattr(self, name)
+            setattr(self, name, np.concatenate([old, np.zeros(self.rows, old.dtype)]))
+
+    def invalidate(self, rows: Array, offsets: Array) -> None:
+        self.valid[self.keys(rows, offsets)] = False
+
+    def expect(self, keys: Array, transaction_bytes: Array) -> None:
+        np.add.at(self.bytes, keys, transaction_bytes)
+
+    def arrive(self, keys: Array, counts: Array | int, times: Array) -> None:
+        """`counts` arrivals at each of `keys` (which may repeat)."""
+        np.subtract.at(self.pending, keys, counts)
+        np.maximum.at(self.latest, keys, times)
+        if (self.pending[keys] < 0).any():
+            key = int(keys[self.pending[keys] < 0][0])
+            raise SimulationError(
+                f"more arrivals on {self.name(key)} than the {self.count[key]} that its phase expects"
+            )
+        self._complete(keys)
+
+    def complete_bytes(self, keys: Array, transaction_bytes: Array | int, times: Array) -> None:
+        """Asynchronous copies of these sizes end at `times`."""
+        np.subtract.at(self.bytes, keys, transaction_bytes)
+        np.maximum.at(self.latest, keys, times)
+        self._complete(keys)
+
+    def _complete(self, keys: Array) -> None:
+        done = keys[(self.pending[keys] == 0) & (self.bytes[keys] == 0)]
+        if done.size:
+            self.pending[done] = self.count[done]
+            self.phase[done] += 1
+            self.completed_at[done] = np.maximum(self.latest[done], self.completed_at[done])
+            self.latest[done] = 0.0
+
+    def passed(self, keys: Array, parity: Array) -> Array:
+        """Whether the phase of this parity has completed (PTX ISA, mbarrier.test_wait.parity)."""
+        return (self.phase[keys] & 1) != parity
+
+    def name(self, key: int) -> str:
+        return f"the mbarrier at {self.offsets[key // self.rows]:#x} of CTA {key % self.rows}"
+
+    def describe(self, key: int) -> str:
+        """An mbarrier's state, for a person."""
+        return (
+            f"{self.name(key)} (phase {self.phase[key]}, {self.pending[key]} of {self.count[key]} arrivals and "
+            f"{self.bytes[key]} transaction bytes outstanding)"
+        )
+
+    def check_drained(self, rows: Array) -> None:
+        """At the end of CTAs `rows`: bytes left over mean that a transaction count was wrong."""
+        for slot in range(len(self.offsets)):
+            keys = slot * self.rows + rows
+            wrong = self.valid[keys] & (self.bytes[keys] != 0)
+            if wrong.any():
+                key = int(keys[wrong][0])
+                raise SimulationError(f"wrong transaction count: {self.describe(key)} when its CTA exits")
+
+
+class NamedBarriers:
+    """Barriers 0 to 15 of each CTA: threads arrived, generation, and when the last generation completed."""
+
+    def __init__(self, rows: int) -> None:
+        self.arrived = np.zeros((rows, NAMED), np.int64)
+        self.threads = np.zeros((rows, NAMED), np.int64)
+        self.generation = np.zeros((rows, NAMED), np.int64)
+        self.latest = np.zeros((rows, NAMED))
+        self.completed_at = np.zeros((rows, NAMED))
+
+    def arrive(self, rows: Array, ids: Array, threads: Array, arriving: Array, times: Array) -> Array:
+        """`arriving` threads of one warp each; the generation that each waits for the end of."""
+        if (ids < 0).any() or (ids >= NAMED).any():
+            raise SimulationError(f"named barrier {int(ids.flat[0])}: from 0 to {NAMED - 1}")
+        if (threads % 32).any() or (threads <= 0).any():
+            raise SimulationError(f"a named barrier for {int(threads.flat[0])} threads: want a multiple of 32")
+        waiting = self.arrived[rows, ids] > 0
+        if (waiting & (self.threads[rows, ids] != threads)).any():
+            raise SimulationError(f"warps disagree about the threads of named barrier {int(ids.flat[0])}")
+        self.threads[rows, ids] = threads
+        generation: Array = self.generation[rows, ids].copy()
+        np.add.at(self.arrived, (rows, ids), arriving)
+        np.maximum.at(self.latest, (rows, ids), times)
+        over = self.arrived[rows, ids] > threads
+        if over.any():
+            raise SimulationError(
+                f"{int(self.arrived[rows, ids][over][0])} threads arrive at named barrier "
+                f"{int(ids[over][0])}, which expects {int(threads[over][0])}"
+            )
+        done = np.flatnonzero(self.arrived[rows, ids] == threads)
+        rows, ids = rows[done], ids[done]
+        self.arrived[rows, ids] = 0
+        self.generation[rows, ids] += 1
+        self.completed_at[rows, ids] = self.latest[rows, ids]
+        self.latest[rows, ids] = 0.0
+        return generation
+
+
+class ClusterBarriers:
+    """barrier.cluster: one for each cluster, with the generation that each warp has arrived for."""
+
+    def __init__(self, clusters: int, warps: int, warps_per_cluster: int) -> None:
+        self.arrived = np.zeros(clusters, np.int64)
+        self.expected = np.full(clusters, warps_per_cluster, np.int64)
+        self.generation = np.zeros(clusters, np.int64)
+        self.latest = np.zeros(clusters)
+        self.completed_at = np.zeros(clusters)
+        self.arrived_for = np.full(warps, -1, np.int64)  # by warp; -1: has not arrived since it last waited
+
+    def arrive(self, warps: Array, clusters: Array, times: Array) -> None:
+        if (self.arrived_for[warps] >= 0).any():
+            raise SimulationError("barrier.cluster.arrive twice without a wait in between")
+        self.arrived_for[warps] = self.generation[clusters]
+        np.add.at(self.arrived, clusters, 1)
+        np.maximum.at(self.latest, clusters, times)
+        self.settle(clusters)
+
+    def leave(self, clusters: Array) -> None:
+        """Warps that exit no longer count."""
+        np.subtract.at(self.expected, clusters, 1)
+        self.settle(clusters)
+
+    def settle(self, clusters: Array) -> None:
+        done = np.unique(clusters[(self.arrived[clusters] >= self.expected[clusters]) & (self.arrived[clusters] > 0)])
+        self.arrived[done] = 0
+        self.generation[done] += 1
+        self.completed_at[done] = self.latest[done]
+        self.latest[done] = 0.0

@@ -1,0 +1,154 @@
+"""A cohort: warps that stand at the same place of the program, executed together.
+
+A register is a numpy array of raw bits for all lanes [W, 32], for whole warps [W, 1], or one scalar for all: the
+cheapest shape that tells the truth. Lanes of a warp that diverge are masked, and meet again at the branch's
+reconvergence (a stack of `Frame`s, as in GPUs before Volta); warps that diverge from each other become cohorts of
+their own wherever one might wait for the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulator.errors import SimulationError
+from harness.simulator.ptx import Symbol
+
+if TYPE_CHECKING:
+    from harness.simulator.machine import Machine
+
+Array = npt.NDArray[Any]
+LANES = 32
+
+
+@dataclass
+class Frame:
+    """Lanes of `mask` meet at block `reconvergence`, once `pending` (block, mask) have been run."""
+
+    reconvergence: int
+    mask: Array
+    pending: list[tuple[int, Array]] = field(default_factory=list)
+
+
+class Cohort:
+    """`warps` are numbers in the machine; `clock` is each warp's own time in cycles."""
+
+    def __init__(self, machine: Machine, warps: Array, registers: list[Any], block: int, clock: Array) -> None:
+        self.machine = machine
+        self.warps = warps
+        self.rows = machine.row_of_warp[warps]
+        self.registers = registers
+        self.block = block
+        self.clock = clock
+        self.mask: Array | None = None
+        self.stack: list[Frame] = []
+        self.token: tuple[Array, ...] | None = None
+        self.units: dict[str, Any] = {}  # what units keep per cohort (wgmma's accumulators)
+        self._specials: dict[str, Any] = {}
+        # Warps of this cohort that share each one's scheduler: they take turns in issuing.
+        _, place, count = np.unique(machine.scheduler_of_warp[warps], return_inverse=True, return_counts=True)
+        self.sharing: Array = count[place]
+
+    @property
+    def step(self) -> int:
+        return self.machine.step
+
+    def active(self, mask: Any) -> Array:
+        """`mask` as bool [W, 32]; None stands for all lanes."""
+        shape = (len(self.warps), LANES)
+        return np.ones(shape, np.bool_) if mask is None else np.broadcast_to(mask, shape)
+
+    def whole_warps(self, mask: Any, what: str) -> Array:
+        """The active warps, bool [W], for an instruction that a warp executes as a whole."""
+        active = self.active(mask)
+        some, every = active.any(1), active.all(1)
+        if (some != every).any():
+            raise SimulationError(f"{what} reached by some lanes of a warp only")
+        return every
+
+    def lanes(self, value: Any) -> Array:
+        """An operand as [W, 32]."""
+        return np.broadcast_to(value, (len(self.warps), LANES))
+
+    def per_warp(self, value: Any, mask: Any = None) -> Array:
+        """An operand that every active lane of a warp agrees on, as [W]: the first active lane's."""
+        if np.ndim(value) < 2:
+            return np.broadcast_to(value, len(self.warps))
+        if value.shape[1] == 1 or mask is None:
+            column: Array = value[:, 0]
+            return column
+        first = np.argmax(self.active(mask), 1)
+        chosen: Array = value[np.arange(len(first)), first]
+        return chosen
+
+    def special(self, name: str) -> Any:
+        """A special register's value in this cohort."""
+        if name not in self._specials:
+            value = self.machine.special(name)
+            self._specials[name] = value if np.ndim(value) == 0 else value[self.warps]
+        return self._specials[name]
+
+    def symbol(self, symbol: Symbol, wide: bool) -> Any:
+        """The address that a parameter's or shared variable's name stands for."""
+        value = self.machine.symbol_address(symbol)
+        if np.ndim(value):
+            value = value[self.rows][:, None]
+        return value.astype(np.uint64 if wide else np.uint32)
+
+    def part(self, chosen: Array, registers: list[int] | None) -> Cohort:
+        """The warps `chosen` (bool [W]) as a cohort of their own, with these registers (None: all)."""
+        taken = np.flatnonzero(chosen)
+        kept: list[Any] = [None] * len(self.registers)
+        for index in range(len(kept)) if registers is None else registers:
+            kept[index] = _rows_of(self.registers[index], taken)
+        other = Cohort(self.machine, self.warps[taken], kept, self.block, self.clock[taken])
+        other.mask = _rows_of(self.mask, taken)
+        other.stack = [
+            Frame(
+                frame.reconvergence,
+                frame.mask[taken],
+                [(block, mask[taken]) for block, mask in frame.pending],
+            )
+            for frame in self.stack
+        ]
+        if self.token is not None:
+            other.token = tuple(array[taken] for array in self.token)
+        other.units = {name: state.part(self, taken) for name, state in self.units.items()}
+        return other
+
+    def join(self, other: Cohort, registers: list[int]) -> Cohort:
+        """Both cohorts, standing at the same block with all lanes active, as one."""
+        warps = np.concatenate([self.warps, other.warps])
+        kept: list[Any] = [None] * len(self.registers)
+        shapes = (len(self.warps), len(other.warps))
+        for index in registers:
+            kept[index] = _joined(self.registers[index], other.registers[index], shapes)
+        clock = np.concatenate([self.clock, other.clock])
+        whole = Cohort(self.machine, warps, kept, self.block, clock)
+        if self.token is not None and other.token is not None:
+            whole.token = tuple(np.concatenate(pair) for pair in zip(self.token, other.token, strict=True))
+        for name in {*self.units, *other.units}:
+            mine, theirs = self.units.get(name), other.units.get(name)
+            state = (mine or theirs).join(mine, theirs, shapes)
+            if state is not None:
+                whole.units[name] = state
+        return whole
+
+
+def _rows_of(value: Any, taken: Array) -> Any:
+    return value if np.ndim(value) == 0 else value[taken]
+
+
+def _joined(a: Any, b: Any, shapes: tuple[int, int]) -> Any:
+    if a is None and b is None:
+        return None
+    a, b = (x if x is not None else type(y)(0) if np.ndim(y) == 0 else y.dtype.type(0) for x, y in ((a, b), (b, a)))
+    if np.ndim(a) == 0 and np.ndim(b) == 0 and a == b:
+        return a
+    columns = max(x.shape[1] if np.ndim(x) else 1 for x in (a, b))
+    return np.concatenate(
+        [np.broadcast_to(x, (rows, columns)) for x, rows in zip((a, b), shapes, strict=True)]
+    )

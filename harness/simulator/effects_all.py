@@ -1,0 +1,10 @@
+"""Importing this registers every effect and every wait."""
+
+from __future__ import annotations
+
+from harness.simulator import (  # noqa: F401
+    effects_barriers,
+    effects_memory,
+    effects_tma,
+    effects_wgmma,
+)

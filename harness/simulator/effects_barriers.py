@@ -1,0 +1,320 @@
+"""Barriers, fences and the rest of what synchronizes.
+
+PTX ISA, "Parallel synchronization and communication instructions" and "Miscellaneous instructions: setmaxnreg".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulator.cohort import LANES, Cohort
+from harness.simulator.effects import Run, Wait, effect, wait
+from harness.simulator.effects_memory import shared_place
+from harness.simulator.errors import SimulationError
+from harness.simulator.ptx import Address, Instruction
+
+Array = npt.NDArray[Any]
+
+
+def barrier_places(c: Cohort, m: Any, address: Any) -> tuple[Array, Array, Array]:
+    """(rows, offsets, warps of the cohort) of the mbarrier that each active lane names, flat."""
+    active = c.active(m)
+    rows, offsets = shared_place(c, address)
+    warp = np.broadcast_to(np.arange(len(c.warps))[:, None], active.shape)
+    return c.lanes(rows)[active], c.lanes(offsets)[active], warp[active]
+
+
+def flat(c: Cohort, m: Any, value: Any) -> Array:
+    """An operand of the active lanes, as int64."""
+    return c.lanes(np.asarray(value)).astype(np.int64)[c.active(m)]
+
+
+@effect("mbarrier", "init")
+def mbarrier_init(instruction: Instruction) -> Run:
+    def run(c: Cohort, m: Any, address: Any, count: Any) -> None:
+        rows, offsets, warps = barrier_places(c, m, address)
+        c.machine.mbarriers.initialize(rows, offsets, flat(c, m, count))
+        words = rows * (c.machine.shared.size // 4) + offsets // 4
+        threads = c.machine.thread_of_lane[c.warps][c.active(m)]
+        for word in (words, words + 1):
+            c.machine.shared.mark(word, threads, c.step)
+
+    return run
+
+
+@effect("mbarrier", "inval")
+def mbarrier_inval(instruction: Instruction) -> Run:
+    def run(c: Cohort, m: Any, address: Any) -> None:
+        rows, offsets, _ = barrier_places(c, m, address)
+        c.machine.mbarriers.invalidate(rows, offsets)
+
+    return run
+
+
+def _is_address(instruction: Instruction, position: int) -> bool:
+    return len(instruction.operands) > position and isinstance(instruction.operands[position], Address)
+
+
+class _Arrive:
+    """mbarrier.arrive and its relatives: with or without a state as destination, a count, expected bytes."""
+
+    def __init__(self, instruction: Instruction) -> None:
+        parts = instruction.parts
+        if "noComplete" in parts:
+            raise SimulationError(f"{instruction.opcode} is not known")
+        self.expects = "expect_tx" in parts
+        self.arrives = "arrive" in parts or "arrive_drop" in parts
+        self.drops = "arrive_drop" in parts
+
+    def run(self, c: Cohort, m: Any, address: Any, value: Any = None) -> Any:
+        mbarriers = c.machine.mbarriers
+        rows, offsets, warps = barrier_places(c, m, address)
+        keys = mbarriers.keys(rows, offsets)
+        if self.expects:
+            mbarriers.expect(keys, flat(c, m, value))
+        if self.arrives:
+            counts = flat(c, m, value) if value is not None and not self.expects else 1
+            if self.drops:
+                np.subtract.at(mbarriers.count, keys, 1)
+            mbarriers.arrive(keys, counts, c.clock[warps])
+        return np.uint64(0)
+
+
+@effect("mbarrier", "arrive", writes=True)
+@effect("mbarrier", "arrive_drop", writes=True)
+def mbarrier_arrive(instruction: Instruction) -> Run:
+    return _Arrive(instruction).run
+
+
+@effect("mbarrier", "expect_tx")
+def mbarrier_expect(instruction: Instruction) -> Run:
+    return _Arrive(instruction).run
+
+
+@effect("mbarrier", "try_wait", writes=True)
+@effect("mbarrier", "test_wait", writes=True)
+def mbarrier_test(instruction: Instruction) -> Run:
+    """A look at a barrier without waiting for it. A suspended try_wait may give up at any time."""
+    _parity_only(instruction)
+
+    def run(c: Cohort, m: Any, address: Any, parity: Any, limit: Any = 0) -> Any:
+        rows, offsets = shared_place(c, address)
+        rows, offsets = np.broadcast_arrays(rows, offsets)
+        active = c.active(m).any(1)
+        keys = np.zeros(rows.shape, np.int64)
+        keys[active] = c.machine.mbarriers.keys(rows[active], offsets[active])
+        if not c.machine.mbarriers.offsets:
+            raise SimulationError("no mbarrier was initialized")
+        wanted = np.asarray(parity).astype(np.int64) & 1
+        passed = c.machine.mbarriers.passed(keys, wanted)
+        passed &= c.machine.mbarriers.completed_at[keys] <= c.clock[:, None]
+        return passed
+
+    return run
+
+
+def _parity_only(instruction: Instruction) -> None:
+    if "parity" not in instruction.parts:
+        raise SimulationError(f"{instruction.opcode}: only the form with a parity is known")
+
+
+class _MbarrierWait:
+    """Wait for a phase: `try_wait` in a loop."""
+
+    def __init__(self, instruction: Instruction) -> None:
+        _parity_only(instruction)
+
+    def begin(self, c: Cohort, address: Any, parity: Any, limit: Any = 0) -> tuple[Array, ...]:
+        rows, offsets = shared_place(c, address)
+        if offsets.ndim == 2 and offsets.shape[1] > 1:
+            active = c.active(c.mask)
+            first = np.argmax(active, 1)
+            chosen = offsets[np.arange(len(first)), first]
+            if (np.where(active, offsets, chosen[:, None]) != chosen[:, None]).any():
+                raise SimulationError("lanes of one warp wait for different mbarriers")
+            rows = np.broadcast_to(rows, offsets.shape)[np.arange(len(first)), first]
+            offsets = chosen
+        else:
+            rows, offsets = c.per_warp(rows), c.per_warp(offsets)
+        keys = c.machine.mbarriers.keys(rows, offsets)
+        return keys, (c.per_warp(np.asarray(parity), c.mask).astype(np.int64) & 1)
+
+    def poll(self, c: Cohort, token: tuple[Array, ...]) -> tuple[Array, Array]:
+        keys, parity = token
+        mbarriers = c.machine.mbarriers
+        ready = mbarriers.passed(keys, parity)
+        c.machine.note_barrier(c, ready)
+        return ready, np.where(ready, mbarriers.completed_at[keys] + c.machine.units.target.latency_of("mbarrier.wait"), 0.0)
+
+    def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
+        return f"parity {int(token[1][warp])} of {c.machine.mbarriers.describe(int(token[0][warp]))}"
+
+
+@wait("mbarrier", "wait")
+def mbarrier_wait(instruction: Instruction) -> Wait:
+    return _MbarrierWait(instruction)
+
+
+def _barrier_threads(c: Cohort, threads: Any) -> Array:
+    if threads is None:
+        return c.machine.live_warps[c.rows] * LANES
+    return c.per_warp(np.asarray(threads)).astype(np.int64)
+
+
+def _arrive_named(c: Cohort, m: Any, number: Any, threads: Any) -> tuple[Array, Array]:
+    """(ids, generation that each warp waits for)."""
+    ids = c.per_warp(np.asarray(number)).astype(np.int64)
+    here = c.whole_warps(m, "a named barrier")
+    generation = np.zeros(len(ids), np.int64)
+    generation[here] = c.machine.named.arrive(
+        c.rows[here], ids[here], _barrier_threads(c, threads)[here], np.full(int(here.sum()), LANES), c.clock[here]
+    )
+    return ids, generation
+
+
+@effect("bar", "arrive")
+@effect("barrier", "arrive")
+@effect("barrier", "cta", "arrive")
+def named_arrive(instruction: Instruction) -> Run:
+    def run(c: Cohort, m: Any, number: Any, threads: Any) -> None:
+        _arrive_named(c, m, number, threads)
+
+    return run
+
+
+class _NamedWait:
+    def begin(self, c: Cohort, number: Any, threads: Any = None) -> tuple[Array, ...]:
+        return _arrive_named(c, c.mask, number, threads)
+
+    def poll(self, c: Cohort, token: tuple[Array, ...]) -> tuple[Array, Array]:
+        ids, generation = token
+        named = c.machine.named
+        ready = named.generation[c.rows, ids] > generation
+        c.machine.note_barrier(c, ready)
+        latency = c.machine.units.target.latency_of("bar.sync")
+        return ready, np.where(ready, named.completed_at[c.rows, ids] + latency, 0.0)
+
+    def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
+        row, number = int(c.rows[warp]), int(token[0][warp])
+        named = c.machine.named
+        return f"named barrier {number} ({named.arrived[row, number]} of {named.threads[row, number]} threads)"
+
+
+@wait("bar", "sync")
+@wait("barrier", "sync")
+@wait("barrier", "cta", "sync")
+def named_wait(instruction: Instruction) -> Wait:
+    return _NamedWait()
+
+
+@effect("bar", "warp", "sync")
+def warp_sync(instruction: Instruction) -> Run:
+    return lambda c, m, *members: None
+
+
+@effect("barrier", "cluster", "arrive")
+def cluster_arrive(instruction: Instruction) -> Run:
+    def run(c: Cohort, m: Any) -> None:
+        here = c.whole_warps(m, "barrier.cluster.arrive")
+        clusters = c.machine.cluster_of_row[c.rows[here]]
+        c.machine.cluster_barriers.arrive(c.warps[here], clusters, c.clock[here])
+
+    return run
+
+
+class _ClusterWait:
+    def begin(self, c: Cohort) -> tuple[Array, ...]:
+        barriers = c.machine.cluster_barriers
+        generation = barriers.arrived_for[c.warps].copy()
+        if (generation < 0).any():
+            raise SimulationError("barrier.cluster.wait without an arrive before it")
+        barriers.arrived_for[c.warps] = -1
+        return (generation,)
+
+    def poll(self, c: Cohort, token: tuple[Array, ...]) -> tuple[Array, Array]:
+        barriers = c.machine.cluster_barriers
+        clusters = c.machine.cluster_of_row[c.rows]
+        ready = barriers.generation[clusters] > token[0]
+        c.machine.note_barrier(c, ready)
+        latency = c.machine.units.target.latency_of("barrier.cluster.wait")
+        return ready, np.where(ready, barriers.completed_at[clusters] + latency, 0.0)
+
+    def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
+        cluster = int(c.machine.cluster_of_row[c.rows[warp]])
+        barriers = c.machine.cluster_barriers
+        return f"the cluster's barrier ({barriers.arrived[cluster]} of {barriers.expected[cluster]} warps)"
+
+
+@wait("barrier", "cluster", "wait")
+def cluster_wait(instruction: Instruction) -> Wait:
+    return _ClusterWait()
+
+
+@effect("fence", "proxy", "async")
+def proxy_fence(instruction: Instruction) -> Run:
+    def run(c: Cohort, m: Any) -> None:
+        active = c.active(m)
+        rows = np.broadcast_to(c.rows[:, None], active.shape)[active]
+        c.machine.shared.fence(rows, c.machine.thread_of_lane[c.warps][active], c.step)
+
+    return run
+
+
+@effect("fence", "proxy", "async::generic")
+@effect("fence", "proxy", "tensormap::generic")
+@effect("fence", "proxy", "alias")
+@effect("fence", "mbarrier_init")
+@effect("fence")
+@effect("membar")
+def fence(instruction: Instruction) -> Run:
+    """Memory is sequentially consistent here: ordinary fences order nothing more."""
+    return lambda c, m, *operands: None
+
+
+@effect("setmaxnreg")
+def set_registers(instruction: Instruction) -> Run:
+    def run(c: Cohort, m: Any, count: int) -> None:
+        if count % 8 or not 24 <= count <= 256:
+            raise SimulationError(f"setmaxnreg {count}: a multiple of 8 from 24 to 256")
+        c.machine.registers_per_thread[c.warps[c.whole_warps(m, "setmaxnreg")]] = count
+
+    return run
+
+
+@effect("griddepcontrol", "launch_dependents")
+def launch_dependents(instruction: Instruction) -> Run:
+    return lambda c, m: None
+
+
+class _GridWait:
+    """The launches before this one have ended: the simulator runs one at a time."""
+
+    def begin(self, c: Cohort) -> tuple[Array, ...]:
+        return (np.zeros(len(c.warps)),)
+
+    def poll(self, c: Cohort, token: tuple[Array, ...]) -> tuple[Array, Array]:
+        return np.ones(len(c.warps), np.bool_), c.clock
+
+    def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
+        return "the grid before"
+
+
+@wait("griddepcontrol", "wait")
+def grid_wait(instruction: Instruction) -> Wait:
+    return _GridWait()
+
+
+@effect("nanosleep")
+def sleep(instruction: Instruction) -> Run:
+    return lambda c, m, time: None
+
+
+@effect("trap")
+def trap(instruction: Instruction) -> Run:
+    def run(c: Cohort, m: Any) -> None:
+        raise SimulationError("the kernel trapped")
+
+    return run

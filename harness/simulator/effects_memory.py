@@ -1,0 +1,329 @@
+"""Loads, stores and atomics in global, shared, cluster and parameter memory.
+
+PTX ISA, "Data movement and conversion instructions: ld, st, atom, red, mapa, prefetch" and "State spaces". A generic
+address below 2^32 is a shared one: the simulator's global addresses are the host's, which lie above.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulator.cohort import LANES, Cohort
+from harness.simulator.effects import Run, effect
+from harness.simulator.errors import SimulationError
+from harness.simulator.instruction_set import lookup
+from harness.simulator.machine_constants import PARAM_BASE
+from harness.simulator.ptx import Instruction, Vector
+from harness.simulator.shared import OFFSET_MASK, RANK_SHIFT
+
+Array = npt.NDArray[Any]
+SHARED_WINDOW = 1 << 32
+_TYPE = re.compile(r"(?:b|u|s|f|bf)(8|16|32|64|128)$")
+_SPACES = ("global", "shared", "param", "local", "const")
+
+
+def space_of(instruction: Instruction) -> str:
+    """The state space that an opcode names; "generic" when it names none."""
+    for part in instruction.parts:
+        base = part.split("::")[0]
+        if base in _SPACES:
+            return base
+    return "generic"
+
+
+def element_bytes(instruction: Instruction) -> int:
+    """Bytes of one element, from the instruction's type."""
+    for part in reversed(instruction.parts):
+        if match := _TYPE.match(part):
+            return int(match.group(1)) // 8
+    raise SimulationError(f"{instruction.opcode} names no type")
+
+
+def register_bytes(size: int) -> int:
+    """Bytes of the register that holds an element: b8 lives in a 16-bit register."""
+    return max(size, 2)
+
+
+def shared_place(c: Cohort, address: Any) -> tuple[Array, Array]:
+    """(row, offset) of shared::cluster addresses, each [W, 32] or [W, 1]."""
+    offsets = np.asarray(address).astype(np.int64)
+    rows = c.rows[:, None]
+    if c.machine.cluster_size == 1:
+        if offsets.size and int(offsets.max()) > OFFSET_MASK:
+            raise SimulationError(f"shared address {int(offsets.max()):#x} lies outside the CTA")
+        return rows, offsets
+    ranks = offsets >> RANK_SHIFT
+    if ranks.size and int(ranks.max()) >= c.machine.cluster_size:
+        raise SimulationError(
+            f"shared address {int(offsets.max()):#x}: rank {int(ranks.max())} of a cluster of "
+            f"{c.machine.cluster_size} CTAs"
+        )
+    return c.machine.first_row_of_cluster[rows] + ranks, offsets & OFFSET_MASK
+
+
+def _is_shared(c: Cohort, space: str, address: Any, active: Array | None) -> bool:
+    if space in ("shared", "global"):
+        return space == "shared"
+    addresses = np.asarray(address)
+    if active is not None and addresses.ndim:
+        addresses = np.broadcast_to(addresses, active.shape)[active]
+    below = addresses < SHARED_WINDOW
+    if below.all():
+        return True
+    if below.any():
+        raise SimulationError("generic addresses of shared and of global memory in one instruction")
+    return False
+
+
+@effect("ld", writes=True)
+def load(instruction: Instruction) -> Run:
+    size, space = element_bytes(instruction), space_of(instruction)
+    target = instruction.operands[0]
+    count = len(target.items) if isinstance(target, Vector) else 1
+    widen = _widener(instruction, size)
+
+    def run(c: Cohort, m: Any, address: Any) -> Any:
+        if space == "param" or (space == "generic" and _in_parameters(address)):
+            values = [load_parameter(c, address, size, i) for i in range(count)]
+        elif _is_shared(c, space, address, None if m is None else c.active(m)):
+            values = load_shared(c, m, address, size, count)
+        else:
+            values = load_global(c, m, address, size, count)
+        values = [widen(value) for value in values]
+        return tuple(values) if isinstance(target, Vector) else values[0]
+
+    return run
+
+
+def _widener(instruction: Instruction, size: int) -> Callable[[Any], Any]:
+    """Sign or zero extension of elements narrower than their register."""
+    if size != 1:
+        return lambda value: value
+    if "s8" in instruction.parts:
+        return lambda value: value.view(np.int8).astype(np.int16).view(np.uint16)
+    return lambda value: value.astype(np.uint16)
+
+
+def _in_parameters(address: Any) -> bool:
+    return np.ndim(address) == 0 and int(address) >= PARAM_BASE
+
+
+def load_parameter(c: Cohort, address: Any, size: int, index: int) -> Any:
+    """Element `index` behind a parameter's address, the same for all lanes."""
+    offset = int(np.asarray(address).flat[0]) - PARAM_BASE + index * size
+    space = c.machine.parameters
+    if offset < 0 or offset + size > len(space):
+        raise SimulationError(f"parameter byte {offset}: the kernel has {len(space)}")
+    return space[offset : offset + size].view(np.dtype(f"u{size}"))[0]
+
+
+def load_shared(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[Array]:
+    """`count` elements of `size` bytes, one after the other."""
+    shared = c.machine.shared
+    rows, offsets = shared_place(c, address)
+    active = _restricted(c, m, offsets)
+    whole = size * count
+    if (offsets % whole != 0).any():
+        _misaligned(offsets, whole, active, "shared")
+    flat = shared.index(rows, offsets, size, active)
+    if whole > size:
+        shared.index(rows, offsets + (whole - size), size, active)
+    if active is not None:
+        flat = np.where(active, flat, 0)
+    values = []
+    memory = shared.bytes.reshape(-1).view(np.dtype(f"u{size}"))
+    for i in range(count):
+        place = flat + i * size
+        if size <= 4:
+            shared.check_initialized(place // 4, active)
+        else:
+            for word in range(size // 4):
+                shared.check_initialized(place // 4 + word, active)
+        values.append(memory[place // size])
+    return values
+
+
+def _restricted(c: Cohort, m: Any, offsets: Array) -> Array | None:
+    """The active lanes in the shape of an access; None when all are."""
+    if m is None:
+        return None
+    active = c.active(m)
+    # An address the whole warp shares is read once, by whoever is active.
+    return active.any(1, keepdims=True) if offsets.ndim < 2 or offsets.shape[1] == 1 else active
+
+
+def _misaligned(addresses: Array, size: int, active: Array | None, space: str) -> None:
+    bad = addresses % size != 0
+    if active is not None:
+        bad = bad & active
+    if bad.any():
+        value = int(np.broadcast_to(addresses, bad.shape)[bad].flat[0])
+        raise SimulationError(f"{space} address {value:#x} is not aligned to the {size} bytes accessed")
+
+
+def load_global(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[Array]:
+    addresses = np.asarray(address, dtype=np.uint64)
+    memory = c.machine.memory
+    if m is not None and addresses.ndim == 2:
+        active = _restricted(c, m, addresses)
+        assert active is not None
+        active = np.broadcast_to(active, np.broadcast_shapes(active.shape, addresses.shape))
+        addresses = np.broadcast_to(addresses, active.shape)
+        _misaligned(addresses, size * count, active, "global")
+        values = []
+        for i in range(count):
+            value = np.zeros(addresses.shape, np.dtype(f"u{size}"))
+            value[active] = memory.load(addresses[active] + np.uint64(i * size), size)
+            values.append(value)
+        return values
+    _misaligned(addresses, size * count, None, "global")
+    values = [memory.load(np.atleast_1d(addresses) + np.uint64(i * size), size) for i in range(count)]
+    return values if addresses.ndim else [value[0] for value in values]
+
+
+@effect("st")
+def store(instruction: Instruction) -> Run:
+    size, space = element_bytes(instruction), space_of(instruction)
+    if "async" in instruction.parts:
+        raise SimulationError(f"{instruction.opcode} is not known")
+
+    def run(c: Cohort, m: Any, address: Any, values: Any) -> None:
+        items = values if isinstance(values, tuple) else (values,)
+        active = None if m is None else c.active(m)
+        if _is_shared(c, space, address, active):
+            store_shared(c, active, address, items, size)
+        else:
+            store_global(c, active, address, items, size)
+
+    return run
+
+
+def _narrowed(value: Any, size: int) -> Array:
+    """An operand's low bytes: a literal, or a register at least as wide."""
+    dtype = np.dtype(f"u{size}")
+    if isinstance(value, int):
+        return np.asarray(value & (2 ** (8 * size) - 1), dtype)
+    return np.asarray(value).astype(dtype, copy=False)
+
+
+def _selected(c: Cohort, active: Array | None, value: Any) -> Array:
+    whole = c.lanes(value)
+    return whole.reshape(-1) if active is None else whole[active]
+
+
+def store_shared(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:
+    shared = c.machine.shared
+    rows, offsets = shared_place(c, address)
+    rows, offsets = _selected(c, active, rows), _selected(c, active, offsets)
+    _misaligned(offsets, size * len(items), None, "shared")
+    threads = _selected(c, active, c.machine.thread_of_lane[c.warps])
+    flat = shared.index(rows, offsets, size, None)
+    if len(items) > 1:
+        shared.index(rows, offsets + size * (len(items) - 1), size, None)
+    memory = shared.bytes.reshape(-1).view(np.dtype(f"u{size}"))
+    for i, item in enumerate(items):
+        place = flat + i * size
+        memory[place // size] = _selected(c, active, _narrowed(item, size))
+        shared.mark(place // 4, threads, c.step)
+        if size == 8:
+            shared.mark(place // 4 + 1, threads, c.step)
+
+
+def store_global(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:
+    addresses = _selected(c, active, np.asarray(address, dtype=np.uint64))
+    _misaligned(addresses, size * len(items), None, "global")
+    for i, item in enumerate(items):
+        values = _selected(c, active, _narrowed(item, size))
+        c.machine.memory.store(addresses + np.uint64(i * size), values, size)
+
+
+@effect("atom", writes=True)
+def atomic(instruction: Instruction) -> Run:
+    return _atomic(instruction)
+
+
+@effect("red")
+def reduction(instruction: Instruction) -> Run:
+    if "async" in instruction.parts:
+        raise SimulationError(f"{instruction.opcode} is not known")
+    perform = _atomic(instruction)
+
+    def run(c: Cohort, m: Any, *operands: Any) -> None:
+        perform(c, m, *operands)
+
+    return run
+
+
+_ATOMIC = ("add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec")
+
+
+def _atomic(instruction: Instruction) -> Run:
+    """One lane after the other, in the order of warps and lanes: any order is a legal one."""
+    size, space = element_bytes(instruction), space_of(instruction)
+    operation = next((part for part in instruction.parts if part in _ATOMIC), "")
+    kind = instruction.parts[-1]
+    if not operation:
+        raise SimulationError(f"{instruction.opcode} is not known")
+    combine = lookup((operation, kind)) if operation in ("add", "min", "max", "and", "or", "xor") else None
+
+    def updated(old: Any, value: Any, other: Any) -> Any:
+        if combine is not None:
+            return combine(old, value)
+        match operation:
+            case "exch":
+                return value
+            case "cas":
+                return other if old == value else old
+            case "inc":
+                return old.dtype.type(0) if old >= value else old + old.dtype.type(1)
+        return value if old == 0 or old > value else old - old.dtype.type(1)
+
+    def run(c: Cohort, m: Any, address: Any, value: Any, other: Any = 0) -> Array:
+        active = c.active(m)
+        addresses, values, others = c.lanes(address), c.lanes(_narrowed(value, size)), c.lanes(_narrowed(other, size))
+        result = np.zeros(active.shape, np.dtype(f"u{size}"))
+        is_shared = _is_shared(c, space, address, active)
+        for warp, lane in np.argwhere(active):
+            one = np.zeros((len(c.warps), LANES), np.bool_)
+            one[warp, lane] = True
+            loader = load_shared if is_shared else load_global
+            old = loader(c, one, addresses, size, 1)[0][warp, lane]
+            result[warp, lane] = old
+            new = updated(old, values[warp, lane], others[warp, lane])
+            (store_shared if is_shared else store_global)(c, one, addresses, (new,), size)
+        return result
+
+    return run
+
+
+@effect("mapa", writes=True)
+def map_address(instruction: Instruction) -> Run:
+    wide = instruction.parts[-1] == "u64"
+
+    def run(c: Cohort, m: Any, address: Any, rank: Any) -> Any:
+        ranks = np.asarray(rank & 0xFFFFFFFF if isinstance(rank, int) else rank)
+        # A rank that the cluster has not gives an address that no access may use.
+        kind = np.uint64 if wide else np.uint32
+        offset = np.asarray(address).astype(kind) & kind(OFFSET_MASK)
+        return offset | (ranks.astype(kind) << kind(RANK_SHIFT))
+
+    return run
+
+
+@effect("prefetch")
+@effect("prefetchu")
+@effect("discard")
+@effect("applypriority")
+def hint(instruction: Instruction) -> Run:
+    """Cache hints change no value."""
+    return lambda c, m, *operands: None
+
+
+@effect("createpolicy", writes=True)
+def policy(instruction: Instruction) -> Run:
+    return lambda c, m, *operands: np.uint64(0)

@@ -1,0 +1,225 @@
+"""`wgmma`: products issued, committed in groups, and waited for.
+
+PTX ISA, "Asynchronous warpgroup level matrix instructions". All steps of a commit group into one accumulator are one
+matrix product. An accumulator in flight lives here as a tile, and its registers are empty: reading one before the
+wait is an error, as it is on the machine.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulator.cohort import LANES, Cohort
+from harness.simulator.effects import Run, effect
+from harness.simulator.errors import SimulationError
+from harness.simulator.number_formats import BF16, E4M3, E5M2, F16, F32, TF32
+from harness.simulator.operand import Operand
+from harness.simulator.ptx import Imm, Instruction, Vector
+from harness.simulator.wgmma import Wgmma
+
+Array = npt.NDArray[Any]
+FORMATS = {"f16": F16, "bf16": BF16, "tf32": TF32, "e4m3": E4M3, "e5m2": E5M2, "f32": F32}
+WARPS = 4
+
+
+@dataclass
+class _Pending:
+    """Steps of the open group into one accumulator; `keep` [G]: which warpgroups add to what was there."""
+
+    instruction: Wgmma
+    keep: Array
+    a: list[Array] = field(default_factory=list)
+    b: list[Array] = field(default_factory=list)
+
+
+@dataclass
+class Warpgroups:
+    """What a cohort's warpgroups have in flight, by the accumulator's registers."""
+
+    pending: dict[tuple[int, ...], _Pending] = field(default_factory=dict)
+    tiles: dict[tuple[int, ...], Array] = field(default_factory=dict)
+    shapes: dict[tuple[int, ...], Wgmma] = field(default_factory=dict)
+    last_group: dict[tuple[int, ...], int] = field(default_factory=dict)
+    done: list[Array] = field(default_factory=list)  # of each committed group, when it is complete [G]
+
+    def part(self, cohort: Cohort, taken: Array) -> Warpgroups:
+        if self.pending:
+            raise SimulationError("warps part with wgmma instructions issued and not committed")
+        groups = taken[::WARPS] // WARPS
+        whole = np.repeat(groups * WARPS, WARPS) + np.tile(np.arange(WARPS), len(groups))
+        if (self.tiles or self.done) and not np.array_equal(whole, taken):
+            raise SimulationError("the warps of a warpgroup part with products in flight")
+        return Warpgroups(
+            {},
+            {key: tile[groups] for key, tile in self.tiles.items()},
+            dict(self.shapes),
+            dict(self.last_group),
+            [done[groups] for done in self.done],
+        )
+
+    def join(
+        self, mine: Warpgroups | None, theirs: Warpgroups | None, shapes: tuple[int, int]
+    ) -> Warpgroups | None:
+        states = [state for state in (mine, theirs) if state is not None]
+        if not any(state.tiles for state in states):
+            return None
+        if mine is None or theirs is None or mine.last_group != theirs.last_group:
+            raise SimulationError("warpgroups meet with different products in flight")
+        return Warpgroups(
+            {},
+            {key: np.concatenate([mine.tiles[key], theirs.tiles[key]]) for key in mine.tiles},
+            dict(mine.shapes),
+            dict(mine.last_group),
+            [np.concatenate(pair) for pair in zip(mine.done, theirs.done, strict=True)],
+        )
+
+
+def warpgroups(c: Cohort) -> Warpgroups:
+    """The cohort's state; raises unless it consists of whole warpgroups."""
+    state = c.units.get("wgmma")
+    if state is None:
+        first = c.machine.warp_in_cta[c.warps]
+        if len(first) % WARPS or (first.reshape(-1, WARPS) != first[::WARPS, None] + np.arange(WARPS)).any():
+            raise SimulationError("wgmma by warps that are not a whole warpgroup")
+        if (first[::WARPS] % WARPS).any():
+            raise SimulationError("wgmma by four warps that are no warpgroup: it begins at a multiple of 4")
+        state = c.units["wgmma"] = Warpgroups()
+    assert isinstance(state, Warpgroups)
+    return state
+
+
+@effect("wgmma", "mma_async", registers=True)
+def mma_async(instruction: Instruction) -> Run:
+    match = next((m for p in instruction.parts if (m := re.fullmatch(r"m64n(\d+)k(\d+)", p))), None)
+    types = [FORMATS[part] for part in instruction.parts if part in FORMATS]
+    if match is None or len(types) != 3:
+        raise SimulationError(f"{instruction.opcode} is not known")
+    literals = [operand.bits for operand in instruction.operands[4:] if isinstance(operand, Imm)]
+    from_registers = isinstance(instruction.operands[1], Vector)
+    scale_a, scale_b, *transposed = literals
+    if from_registers and transposed:
+        transposed = [0, transposed[0]]
+    shape = Wgmma(
+        int(match.group(1)),
+        types[1],
+        types[2],
+        types[0],
+        transpose_a=bool(transposed and transposed[0]),
+        transpose_b=bool(transposed and transposed[1]),
+        negate_a=scale_a == -1,
+        negate_b=scale_b == -1,
+    )
+
+    def run(c: Cohort, m: Any, r: list[Any], target: tuple[int, ...], a: Any, b: Any, keep: Any, *rest: Any) -> None:
+        if m is not None and not c.active(m).all():
+            raise SimulationError("wgmma by some lanes of a warpgroup only")
+        state = warpgroups(c)
+        groups = len(c.warps) // WARPS
+        keeps = np.broadcast_to(c.per_warp(np.asarray(keep)).astype(np.bool_), len(c.warps))[::WARPS]
+        pending = state.pending.get(target)
+        if pending is None or not keeps.all():
+            if pending is not None and keeps.any():
+                raise SimulationError("warpgroups disagree about scale-d within a group of products")
+            pending = state.pending[target] = _Pending(shape, keeps)
+            _take_in(c, state, r, target, shape, keeps)
+        if from_registers:
+            codes = np.stack([c.lanes(r[index]) for index in a], 1).reshape(groups, WARPS, len(a), LANES)
+            fragment = np.ascontiguousarray(codes.transpose(0, 2, 1, 3)).reshape(groups, len(a), WARPS * LANES)
+            pending.a.append(shape.a_from_registers(fragment))
+        else:
+            pending.a.append(_descriptor(c, a))
+        pending.b.append(_descriptor(c, b))
+
+    return run
+
+
+def _descriptor(c: Cohort, value: Any) -> Array:
+    """One matrix descriptor for each warpgroup."""
+    return np.broadcast_to(c.per_warp(value), len(c.warps))[::WARPS].astype(np.uint64)
+
+
+def _take_in(
+    c: Cohort, state: Warpgroups, r: list[Any], target: tuple[int, ...], shape: Wgmma, keeps: Array
+) -> None:
+    """Move an accumulator from its registers into a tile."""
+    groups = len(c.warps) // WARPS
+    if target not in state.tiles:
+        if not keeps.any() or all(np.ndim(r[i]) == 0 and r[i] == 0 for i in target):
+            state.tiles[target] = np.zeros((groups, 64, shape.n), np.float32)
+        else:
+            codes = np.stack([c.lanes(r[index]) for index in target]).reshape(len(target), groups, WARPS * LANES)
+            state.tiles[target] = shape.d_from_registers(np.ascontiguousarray(codes.transpose(1, 0, 2)))
+    state.shapes[target] = shape
+    for index in target:
+        r[index] = None
+
+
+@effect("wgmma", "commit_group")
+def commit_group(instruction: Instruction) -> Run:
+    def run(c: Cohort, m: Any) -> None:
+        state = warpgroups(c)
+        machine = c.machine
+        cycles = 0.0
+        for target, pending in state.pending.items():
+            shape = pending.instruction
+            cycles += len(pending.b) * 64 * shape.n * shape.k / machine.units.mma_macs(shape.a_format.bits)
+            if machine.functional:
+                _execute(c, state, target, pending)
+            else:
+                state.tiles[target] = machine.units.stand_in(state.tiles[target].shape)
+            state.last_group[target] = len(state.done)
+        state.pending.clear()
+        state.done.append(machine.units.multiply(machine.sm_of_row[c.rows[::WARPS]], cycles, c.clock[::WARPS]))
+
+    return run
+
+
+def _execute(c: Cohort, state: Warpgroups, target: tuple[int, ...], pending: _Pending) -> None:
+    shape, shared, rows = pending.instruction, c.machine.shared, c.rows[::WARPS]
+    b = np.stack(pending.b, 1)
+    _check_read(c, shape.b, b)
+    if pending.a[0].dtype == np.float32:
+        a = np.concatenate(pending.a, 2)
+    else:
+        a = np.stack(pending.a, 1)
+        _check_read(c, shape.a, a)
+    product = shape.multiply(shared.bytes, rows, a, b)
+    old = state.tiles[target]
+    if not pending.keep.all():
+        old = old * pending.keep[:, None, None]
+    state.tiles[target] = old + product
+
+
+def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:
+    words, pages = operand.words(descriptors)
+    c.machine.shared.check_async_read(c.rows[::WARPS], words, pages)
+
+
+@effect("wgmma", "wait_group")
+def wait_group(instruction: Instruction) -> Run:
+    def run(c: Cohort, m: Any, allowed: int) -> None:
+        state = warpgroups(c)
+        retired = len(state.done) - allowed
+        if retired > 0:
+            c.clock = np.maximum(c.clock, np.repeat(state.done[retired - 1], WARPS))
+        for target in [key for key, group in state.last_group.items() if group < retired]:
+            del state.last_group[target]
+            tile, shape = state.tiles.pop(target), state.shapes.pop(target)
+            codes = shape.d_to_registers(tile)
+            columns = np.ascontiguousarray(codes.transpose(1, 0, 2)).reshape(len(target), len(c.warps), LANES)
+            for index, column in zip(target, columns, strict=True):
+                c.registers[index] = column
+        if retired == len(state.done) and not state.last_group and not state.pending:
+            state.done.clear()
+
+    return run
+
+
+@effect("wgmma", "fence")
+def wgmma_fence(instruction: Instruction) -> Run:
+    return lambda c, m: None

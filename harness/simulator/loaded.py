@@ -1,0 +1,64 @@
+"""A kernel made ready to run: its control flow, its code, its costs, and where its names lie."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from harness.simulator.codegen import Code
+from harness.simulator.launch import Launch
+from harness.simulator.liveness import live_registers
+from harness.simulator.program import Program
+from harness.simulator.ptx import Kernel, Module, parse
+from harness.simulator.target import Target, target_named
+from harness.simulator.timing import BlockCost, block_costs
+
+# The first KiB of a CTA's shared memory belongs to the system (CUDA programming guide, compute capability 9.0).
+RESERVED_SMEM_BYTES = 1024
+
+
+class LoadedKernel:
+    """One entry of a module, compiled once and run any number of times."""
+
+    def __init__(self, module: Module, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.target: Target = target_named(module.target)
+        self.program = Program(kernel)
+        self.code = Code(self.program)
+        self.live = live_registers(self.code)
+        self.costs: list[BlockCost] = block_costs(self.program, self.target)
+        self.param_offsets = {param.name: param.offset for param in kernel.params}
+        self.param_bytes = max((param.offset + param.size for param in kernel.params), default=0)
+        self.shared_offsets: dict[str, int] = {}
+        offset = RESERVED_SMEM_BYTES
+        dynamic = [variable for variable in module.shared.values() if variable.size == 0]
+        for variable in (v for v in module.shared.values() if v.size):
+            offset = -(-offset // variable.align) * variable.align
+            self.shared_offsets[variable.name] = offset
+            offset += variable.size
+        for variable in dynamic:
+            offset = -(-offset // variable.align) * variable.align
+        self.dynamic_offset = offset
+        self.shared_offsets |= {variable.name: offset for variable in dynamic}
+
+    def shared_bytes(self, launch: Launch) -> int:
+        """Shared memory of a CTA in bytes, the reserved part included."""
+        return self.dynamic_offset + launch.dynamic_smem_bytes
+
+    @cached_property
+    def labels(self) -> list[str]:
+        return [block.label for block in self.program.blocks]
+
+    def parameter_bytes(self, launch: Launch) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+        """The parameter space as the kernel sees it."""
+        space = np.zeros(-(-self.param_bytes // 8) * 8, np.uint8)
+        for param, value in zip(self.kernel.params, launch.params, strict=True):
+            space[param.offset : param.offset + param.size] = np.frombuffer(value, np.uint8)
+        return space
+
+
+def load(ptx: str) -> dict[str, LoadedKernel]:
+    """Every kernel of a module by name."""
+    module = parse(ptx)
+    return {name: LoadedKernel(module, kernel) for name, kernel in module.kernels.items()}

@@ -1,0 +1,142 @@
+"""Reading a tensor-core operand from shared memory: descriptors in, float32 matrices out.
+
+Several K steps are read at once, so that a whole commit group of MMA instructions becomes one matrix product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.simulator.errors import SimulationError
+from harness.simulator.matrix_descriptor import (
+    CHUNK,
+    Generation,
+    IndexArray,
+    chunks_k_major,
+    chunks_mn_major,
+)
+from harness.simulator.number_formats import FloatArray, NumberFormat, decode
+
+SharedArray = NDArray[np.uint8]
+
+
+class Packing(Enum):
+    """How elements smaller than a byte lie in shared memory (PTX ISA "Packing format for matrix A and B")."""
+
+    NONE = "elements of whole bytes"
+    DENSE = "two 4-bit elements a byte, the lower k in the low nibble (.kind::mxf4, .kind::mxf4nvf4)"
+    PADDED = (
+        "16 elements contiguous at the start of every 16 bytes, the rest unused (.kind::f8f6f4, mxf8f6f4)"
+    )
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One operand of an MMA instruction: R `rows` (M of A or N of B) by `k` elements of `number_format`."""
+
+    rows: int
+    k: int
+    number_format: NumberFormat
+    mn_major: bool
+    generation: Generation
+    packing: Packing = Packing.NONE
+
+    @property
+    def bits(self) -> int:
+        """Bits an element occupies in shared memory, padding included."""
+        return 4 if self.packing is Packing.DENSE else self.number_format.container_bits
+
+    def chunk_indices(self, descriptor: int) -> IndexArray:
+        """16-byte chunks of a CTA's shared memory that one instruction reads: [rows, chunks along K], or
+        [k, chunks along the rows] where the operand is MN-major."""
+        if self.mn_major:
+            return chunks_mn_major(descriptor, self.generation, self.k, self.rows * self.bits // 8 // CHUNK)
+        return chunks_k_major(descriptor, self.generation, self.rows, self.k * self.bits // 8 // CHUNK)
+
+    def read(self, shared: SharedArray, cta: NDArray[Any], descriptors: NDArray[Any]) -> FloatArray:
+        """float32 [G, rows, S * k] of S K steps.
+
+        `shared` uint8 [C, bytes] with bytes a multiple of 16, `cta` int [G] rows of it, `descriptors` uint64
+        [G, S]. Equal descriptors for all G, the usual case, need one index array.
+        """
+        return self._elements(gather_chunks(shared, cta, self._steps(descriptors)))
+
+    def _steps(self, descriptors: NDArray[Any]) -> IndexArray:
+        """Chunk indices of all steps, [1 or G, ...]: steps side by side along K."""
+        if (descriptors == descriptors[:1]).all():
+            return _step_indices(self, tuple(int(d) for d in descriptors[0]))[None]
+        distinct, which = np.unique(descriptors, axis=0, return_inverse=True)
+        per_distinct = np.stack([_step_indices(self, tuple(int(d) for d in row)) for row in distinct])
+        return per_distinct[which.reshape(-1)]
+
+    def words(self, descriptors: NDArray[Any]) -> tuple[IndexArray, IndexArray]:
+        """4-byte words of a CTA's shared memory that all steps read, [1 or G, n], and the 256-byte pages they
+        lie in, [1 or G, p]; `descriptors` uint64 [G, S]."""
+        if (descriptors == descriptors[:1]).all():
+            return _step_words(self, tuple(int(d) for d in descriptors[0]))
+        each = [_step_words(self, tuple(int(d) for d in row)) for row in descriptors]
+        return np.concatenate([words for words, _ in each]), np.concatenate([pages for _, pages in each])
+
+    def _elements(self, chunks: SharedArray) -> FloatArray:
+        """Values [G, rows, K] of gathered bytes: [G, rows, bytes along K] or [G, K, bytes along the rows]."""
+        if self.mn_major and self.packing is not Packing.NONE:
+            raise SimulationError(f"an MN-major operand cannot be {self.number_format.name}")
+        values = unpack(chunks, self.number_format, self.packing)
+        return values.swapaxes(1, 2) if self.mn_major else values
+
+
+@lru_cache(maxsize=4096)
+def _step_indices(operand: Operand, descriptors: tuple[int, ...]) -> IndexArray:
+    steps = [operand.chunk_indices(descriptor) for descriptor in descriptors]
+    return np.concatenate(steps, axis=0 if operand.mn_major else 1)
+
+
+@lru_cache(maxsize=4096)
+def _step_words(operand: Operand, descriptors: tuple[int, ...]) -> tuple[IndexArray, IndexArray]:
+    chunks = np.unique(_step_indices(operand, descriptors))
+    words: IndexArray = (chunks[:, None] * (CHUNK // 4) + np.arange(CHUNK // 4)).reshape(1, -1)
+    return words, np.unique(chunks // 16)[None]
+
+
+def gather_chunks(shared: SharedArray, cta: NDArray[Any], indices: IndexArray) -> SharedArray:
+    """Bytes uint8 [G, r, 16 c] of chunks `indices` [1 or G, r, c] from rows `cta` [G] of `shared`."""
+    per_cta = shared.shape[1] // CHUNK
+    if indices.size and int(indices.max()) >= per_cta:
+        raise SimulationError(
+            f"operand at address {int(indices.max()) * CHUNK:#x} of {shared.shape[1]:#x} shared bytes"
+        )
+    # complex128 serves as a 16-byte cell that is only ever copied.
+    cells = shared.view(np.complex128).reshape(-1)
+    picked: NDArray[Any] = cells[cta.astype(np.intp)[:, None, None] * per_cta + indices]
+    return picked.view(np.uint8)
+
+
+def unpack(data: SharedArray, number_format: NumberFormat, packing: Packing) -> FloatArray:
+    """Values [..., elements] of bytes [..., n], in order of K."""
+    if packing is Packing.DENSE:
+        # One lookup gives both elements of a byte: complex64 serves as a pair of float32.
+        pairs: NDArray[Any] = _nibble_pairs(number_format).view(np.complex64)[:, 0]
+        return pairs[data].view(np.float32)
+    if packing is Packing.NONE:
+        return decode(data.view(np.dtype(f"u{number_format.container_bits // 8}")), number_format)
+    groups = data.reshape(*data.shape[:-1], -1, CHUNK)
+    if number_format.bits == 4:
+        codes = np.stack([groups[..., :8] & 15, groups[..., :8] >> 4], axis=-1)
+    else:
+        triples = groups[..., :12].reshape(*groups.shape[:-1], 4, 3).astype(np.uint32)
+        word = triples[..., 0] | triples[..., 1] << 8 | triples[..., 2] << 16
+        codes = (word[..., None] >> np.arange(0, 24, 6, dtype=np.uint32) & 63).astype(np.uint8)
+    return decode(codes.reshape(*data.shape), number_format)
+
+
+@cache
+def _nibble_pairs(number_format: NumberFormat) -> FloatArray:
+    """float32 [256, 2]: the values of the low and of the high nibble of each byte."""
+    byte = np.arange(256)
+    return np.stack([decode(byte & 15, number_format), decode(byte >> 4, number_format)], axis=-1)

@@ -1,0 +1,230 @@
+"""A kernel's control flow: blocks, where they lead, and where diverging lanes meet again.
+
+Blocks end at branches and at every instruction that may have to wait for others, so that a warp always stops
+and resumes between blocks. The loop that inline assembly spins in,
+
+    LAB_WAIT: mbarrier.try_wait P, [addr], parity;  @P bra DONE;  bra LAB_WAIT;  DONE:
+
+is one waiting instruction, `mbarrier.wait`: spinning has no effect of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import networkx as nx
+
+from harness.simulator.errors import SimulationError
+from harness.simulator.ptx import Instruction, Kernel, Label, Not, Operand, Reg, Symbol
+
+EXIT = -1
+
+# What may have to wait for other warps or units, by the parts that the opcode begins with.
+WAITING: tuple[tuple[str, ...], ...] = (
+    ("mbarrier", "wait"),
+    ("bar", "sync"),
+    ("barrier", "sync"),
+    ("bar", "red"),
+    ("barrier", "cta", "sync"),
+    ("barrier", "cluster", "wait"),
+    ("cp", "async", "bulk", "wait_group"),
+    ("cp", "async", "wait_group"),
+    ("cp", "async", "wait_all"),
+    ("tcgen05", "alloc"),
+    ("griddepcontrol", "wait"),
+)
+
+
+@dataclass(frozen=True)
+class Jump:
+    target: int
+
+
+@dataclass(frozen=True)
+class Branch:
+    """To `taken` where the guard holds, else to `fall`. `reconvergence` is where both paths meet (or EXIT)."""
+
+    line: int
+    guard: Reg | Not
+    taken: int
+    fall: int
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Execute a waiting instruction, then go on at `target`."""
+
+    instruction: Instruction
+    target: int
+
+
+@dataclass(frozen=True)
+class Exit:
+    pass
+
+
+@dataclass
+class Block:
+    index: int
+    label: str
+    instructions: list[Instruction] = field(default_factory=list)
+    end: Jump | Branch | Wait | Exit = field(default_factory=Exit)
+
+    def successors(self) -> tuple[int, ...]:
+        match self.end:
+            case Jump(target) | Wait(_, target):
+                return (target,)
+            case Branch(_, _, taken, fall):
+                return (taken, fall)
+        return ()
+
+
+class Program:
+    """The control flow graph of one kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.blocks = _blocks(_with_waits(kernel.body))
+
+    @cached_property
+    def _post_dominators(self) -> dict[int, int]:
+        graph = nx.DiGraph()
+        for block in self.blocks:
+            ends = isinstance(block.end, Exit)
+            graph.add_edges_from((target, block.index) for target in block.successors() or (EXIT,) if not ends)
+            if ends:
+                graph.add_edge(EXIT, block.index)
+        dominators: dict[int, int] = nx.immediate_dominators(graph, EXIT)
+        return dominators
+
+    def reconvergence(self, block: int) -> int:
+        """The first block that every path from `block` passes: its immediate post-dominator, or EXIT."""
+        return self._post_dominators.get(block, EXIT)
+
+    @cached_property
+    def maskable(self) -> dict[int, bool]:
+        """For each branching block, whether both sides may run one after the other with lanes masked.
+
+        They may not when something waits on the way to the reconvergence: the other side might be what it
+        waits for.
+        """
+        return {
+            block.index: not any(
+                isinstance(self.blocks[inner].end, Wait) for inner in self.region(block.index)
+            )
+            for block in self.blocks
+            if isinstance(block.end, Branch)
+        }
+
+    def region(self, branch: int) -> set[int]:
+        """The blocks between a branch and its reconvergence."""
+        stop = self.reconvergence(branch)
+        found: set[int] = set()
+        todo = [target for target in self.blocks[branch].successors() if target != stop]
+        while todo:
+            index = todo.pop()
+            if index not in found:
+                found.add(index)
+                todo += [target for target in self.blocks[index].successors() if target != stop]
+        return found
+
+
+def _with_waits(body: list[Instruction | Label]) -> list[Instruction | Label]:
+    """The body with every spinning loop replaced by one `mbarrier.wait`."""
+    out: list[Instruction | Label] = []
+    index = 0
+    while index < len(body):
+        window = body[index : index + 5]
+        if wait := _spin(window):
+            out += [window[0], wait[0]]
+            index += wait[1]
+        else:
+            out.append(body[index])
+            index += 1
+    return out
+
+
+def _spin(window: list[Instruction | Label]) -> tuple[Instruction, int] | None:
+    """The wait that the loop at the head of `window` amounts to, and how many items it replaces."""
+    if len(window) < 3 or not isinstance(window[0], Label):
+        return None
+    head, attempt, test = window[:3]
+    if not isinstance(attempt, Instruction) or not isinstance(test, Instruction) or test.parts[0] != "bra":
+        return None
+    if attempt.parts[0] != "mbarrier" or attempt.parts[1] not in ("try_wait", "test_wait"):
+        return None
+    assert isinstance(head, Label)
+    wait = replace(attempt, parts=("mbarrier", "wait", *attempt.parts[2:]), operands=attempt.operands[1:])
+    done = attempt.operands[0]
+    if test.guard == Not(done) and _target(test) == head.name:  # type: ignore[arg-type]
+        return wait, 3
+    if not (test.guard == done and len(window) == 5):
+        return None
+    again, way_out = window[3:]
+    if not isinstance(again, Instruction) or again.parts[0] != "bra" or again.guard is not None:
+        return None
+    if _target(again) != head.name or not isinstance(way_out, Label) or way_out.name != _target(test):
+        return None
+    return wait, 4
+
+
+def _target(branch: Instruction) -> str:
+    operand: Operand = branch.operands[0]
+    assert isinstance(operand, Reg | Symbol)
+    return operand.name
+
+
+def is_waiting(instruction: Instruction) -> bool:
+    return any(instruction.parts[: len(prefix)] == prefix for prefix in WAITING)
+
+
+def _blocks(body: list[Instruction | Label]) -> list[Block]:
+    starts: dict[str, int] = {}
+    blocks: list[Block] = []
+    branches: list[tuple[int, Instruction]] = []
+    open_block: Block | None = None
+
+    def begin(label: str) -> Block:
+        block = Block(len(blocks), label)
+        blocks.append(block)
+        return block
+
+    for item in body:
+        if isinstance(item, Label):
+            fresh = begin(item.name)
+            starts[item.name] = fresh.index
+            if open_block is not None:
+                open_block.end = Jump(fresh.index)
+            open_block = fresh
+            continue
+        if open_block is None:
+            open_block = begin(f"after line {item.line}")
+        if item.parts[0] == "bra":
+            branches.append((open_block.index, item))
+            if item.guard is None:
+                open_block = None
+            else:
+                fresh = begin(f"after line {item.line}")
+                open_block.end = Branch(item.line, item.guard, EXIT, fresh.index)  # type: ignore[arg-type]
+                open_block = fresh
+        elif item.parts[0] in ("ret", "exit"):
+            if item.guard is not None:
+                raise SimulationError(f"PTX line {item.line}: a conditional {item.parts[0]} is not known")
+            open_block.end = Exit()
+            open_block = None
+        elif is_waiting(item):
+            if item.guard is not None:
+                raise SimulationError(f"PTX line {item.line}: a conditional {item.opcode} is not known")
+            fresh = begin(f"after line {item.line}")
+            open_block.end = Wait(item, fresh.index)
+            open_block = fresh
+        else:
+            open_block.instructions.append(item)
+    for index, branch in branches:
+        target = starts.get(_target(branch))
+        if target is None:
+            raise SimulationError(f"PTX line {branch.line}: no label {_target(branch)}")
+        end = blocks[index].end
+        blocks[index].end = replace(end, taken=target) if isinstance(end, Branch) else Jump(target)
+    return blocks

@@ -1,0 +1,201 @@
+"""Time: what a block costs a warp, and the units that warps share, each with a clock of its own.
+
+A warp's clock advances by each block it runs: by the dependent latencies on its way, or by the cycles its scheduler
+needs to issue for all warps that run the same block, whichever is longer. Waiting on a barrier moves the clock
+to the event that completes it. Asynchronous copies queue at their SM, their GPC, the L2 and the memory; matrix
+products at their SM's tensor cores. Every number comes from the target's table (`harness.simulator.target`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulator.program import Branch, Program
+from harness.simulator.ptx import Instruction, Not, Pair, Reg, Vector
+from harness.simulator.target import Target
+
+if TYPE_CHECKING:
+    from harness.simulator.cohort import Cohort
+
+Array = npt.NDArray[Any]
+INSTRUCTION_BYTES = 16  # of a machine instruction since Volta
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """One run of a block by one warp: cycles on its own, cycles of issuing, bytes of code."""
+
+    index: int
+    latency: float
+    issue: float
+    code_bytes: int
+
+
+def block_costs(program: Program, target: Target) -> list[BlockCost]:
+    """The cost of every block: in-order issue against a scoreboard of registers."""
+    return [_cost(program, index, target) for index in range(len(program.blocks))]
+
+
+def _cost(program: Program, index: int, target: Target) -> BlockCost:
+    block = program.blocks[index]
+    now = issue = 0.0
+    ready: dict[str, float] = {}
+    for instruction in block.instructions:
+        opcode = instruction.opcode
+        start = max([now, *(ready.get(name, 0.0) for name in _registers(instruction))])
+        cycles = target.issue_of(opcode)
+        now = start + cycles
+        issue += cycles
+        done = start + target.latency_of(opcode)
+        for name in _written(instruction):
+            ready[name] = done
+    if isinstance(block.end, Branch):
+        guard = block.end.guard
+        now = max(now, ready.get(guard.reg.name if isinstance(guard, Not) else guard.name, 0.0)) + 1
+        issue += 1
+    return BlockCost(index, now, issue, INSTRUCTION_BYTES * (len(block.instructions) + 1))
+
+
+def _registers(instruction: Instruction) -> list[str]:
+    from harness.simulator.codegen import names_of
+
+    return names_of(instruction)
+
+
+def _written(instruction: Instruction) -> list[str]:
+    from harness.simulator.codegen import destinations_of
+
+    operands = instruction.operands
+    return destinations_of(operands[0]) if operands and isinstance(operands[0], Reg | Pair | Vector) else []
+
+
+class Units:
+    """The chip's shared units during one launch. Clocks are in SM cycles from the CTAs' start.
+
+    Of `clusters` that run at once, `simulated` are in the machine: they get that share of the L2 and the memory.
+    `warm`: every input lies in the L2. `shared`: addresses (first, end) of what all columns of the grid read, the
+    weight; `shared_in_l2`: it lies there already.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        clusters: int = 1,
+        simulated: int = 1,
+        warm: bool = False,
+        shared_in_l2: bool = False,
+        shared: tuple[tuple[int, int], ...] = (),
+    ) -> None:
+        self.target = target
+        self.shared_ranges = shared
+        self.warm, self.shared_in_l2 = warm, shared_in_l2
+        chip = target.chip
+        share = simulated / max(clusters, simulated)
+        self.share = share
+        # A GPC takes in no more than so much: few clusters reach few GPCs.
+        gpcs = min(chip["gpcs"], max(clusters, simulated))
+        self.l2_rate = min(chip["l2_bytes"], chip["gpc_bytes"] * gpcs) * share
+        self.dram_rate = chip["dram_bytes"] * share
+        slots = target.sms * 64
+        self.sm_free = np.zeros(slots)
+        self.tensor_free = np.zeros(slots)
+        self.fetched = np.zeros((slots, 0), np.bool_)
+        self.l2_free = self.dram_free = 0.0
+        self.seen: dict[Any, float] = {}
+        self._stand_ins: dict[tuple[int, ...], Array] = {}
+
+    def place(self, rows: int, cluster_size: int) -> Array:
+        """The SM of each CTA: one after the other."""
+        return np.arange(rows)
+
+    def start_of(self, sms: Array) -> Array:
+        """The clock with which a CTA starts on each SM."""
+        return np.zeros(len(sms))
+
+    def issue(self, c: Cohort, cost: BlockCost) -> None:
+        """Advance the clocks of a cohort by one block."""
+        cycles = np.maximum(cost.latency, cost.issue * c.sharing)
+        if cost.index >= self.fetched.shape[1]:
+            more = np.zeros((len(self.fetched), cost.index + 64 - self.fetched.shape[1]), np.bool_)
+            self.fetched = np.concatenate([self.fetched, more], 1)
+        sms = c.machine.sm_of_row[c.rows]
+        first = ~self.fetched[sms, cost.index]
+        if first.any():
+            self.fetched[sms, cost.index] = True
+            cycles = cycles + first * (cost.code_bytes / self.target.chip["instruction_bytes"])
+        c.clock = c.clock + cycles
+
+    def load(self, sms: Array, sizes: Array, traffic: Array, times: Array, tiles: list[Any], shared: bool) -> Array:
+        """When tile loads issued at `times` into `sms` have arrived.
+
+        `sizes`: bytes of each box; `traffic`: those of them that lie in the tensor; `tiles`: what identifies
+        each tile, so that it comes from memory once; `shared`: all columns of the grid read these tiles.
+        """
+        chip = self.target.chip
+        order = np.argsort(times, kind="stable")
+        start = np.empty(len(times))
+        cost = np.zeros(len(times))
+        at_memory = np.zeros(len(times))
+        for index in order:
+            sm = sms[index]
+            start[index] = max(times[index], self.sm_free[sm]) + chip["tma_issue_cycles"]
+            self.sm_free[sm] = start[index] + sizes[index] / chip["sm_bytes"]
+            tile = tiles[index]
+            known = self.seen.get(tile)
+            if known is not None:
+                at_memory[index] = known
+            elif not self.warm and not (shared and self.shared_in_l2):
+                # A tile that all columns read comes once for all of them.
+                cost[index] = traffic[index] * (self.share if shared else 1.0)
+                at_memory[index] = -1.0
+        self.l2_free, at_l2 = _queue(start[order], traffic[order] / self.l2_rate, self.l2_free)
+        done = np.empty(len(times))
+        done[order] = at_l2 + chip["l2_latency"]
+        fresh = order[at_memory[order] < 0]
+        if len(fresh):
+            self.dram_free, served = _queue(start[fresh], cost[fresh] / self.dram_rate, self.dram_free)
+            at_memory[fresh] = served + chip["dram_latency"]
+            for index in fresh:
+                self.seen[tiles[index]] = at_memory[index]
+        return np.maximum(np.maximum(done, at_memory), self.sm_free[sms])
+
+    def is_shared(self, address: int) -> bool:
+        """Whether all columns of the grid read the tensor at `address`."""
+        return any(first <= address < end for first, end in self.shared_ranges)
+
+    def store(self, sms: Array, sizes: Array, times: Array) -> Array:
+        """When tile stores have left shared memory and reached the L2."""
+        done: Array = times + sizes / self.target.chip["sm_bytes"] + self.target.chip["l2_latency"]
+        return done
+
+    def multiply(self, sms: Array, cycles: float, times: Array) -> Array:
+        """When matrix products of `cycles` each, issued at `times`, are complete."""
+        done = np.empty(len(times))
+        for index in np.argsort(times, kind="stable"):
+            sm = sms[index]
+            start = max(times[index], self.tensor_free[sm])
+            self.tensor_free[sm] = start + cycles
+            done[index] = start + cycles
+        return done + self.target.chip["mma_latency"]
+
+    def mma_macs(self, bits: int) -> float:
+        """Products a cycle and SM of operands of `bits` bits."""
+        return self.target.chip["mma_macs"] * 16 / bits
+
+    def stand_in(self, shape: tuple[int, ...]) -> Array:
+        """Normal numbers for an accumulator whose products are not computed: control flow depends on them."""
+        if shape not in self._stand_ins:
+            self._stand_ins[shape] = np.random.default_rng(0).standard_normal(shape, np.float32)
+        return self._stand_ins[shape]
+
+
+def _queue(times: Array, service: Array, free: float) -> tuple[float, Array]:
+    """First come, first served: requests at ascending `times`, each taking `service`; when each is served."""
+    total = np.cumsum(service)
+    begin = np.maximum(times, free) - (total - service)
+    done = np.maximum.accumulate(begin) + total
+    return float(done[-1]), done
