@@ -125,8 +125,8 @@ class NamedBarriers:
         self.latest = np.zeros((rows, NAMED))
         self.completed_at = np.zeros((rows, NAMED))
 
-    def arrive(self, rows: Array, ids: Array, threads: Array, arriving: Array, times: Array) -> tuple[Array, Array]:
-        """`arriving` threads of one warp each; the generation that each waits for, and rows that completed."""
+    def arrive(self, rows: Array, ids: Array, threads: Array, arriving: Array, times: Array) -> Array:
+        """`arriving` threads of one warp each; the generation that each waits for the end of."""
         if (ids < 0).any() or (ids >= NAMED).any():
             raise SimulationError(f"named barrier {int(ids.flat[0])}: from 0 to {NAMED - 1}")
         if (threads % 32).any() or (threads <= 0).any():
@@ -144,19 +144,13 @@ class NamedBarriers:
                 f"{int(self.arrived[rows, ids][over][0])} threads arrive at named barrier "
                 f"{int(ids[over][0])}, which expects {int(threads[over][0])}"
             )
-        return generation, self.settle(rows, ids)
-
-    def settle(self, rows: Array, ids: Array) -> Array:
-        """Complete the barriers that have all their threads; the rows where one did."""
-        done = (self.arrived[rows, ids] >= self.threads[rows, ids]) & (self.threads[rows, ids] > 0)
-        if done.any():
-            rows, ids = rows[done], ids[done]
-            self.arrived[rows, ids] = 0
-            self.generation[rows, ids] += 1
-            self.completed_at[rows, ids] = self.latest[rows, ids]
-            self.latest[rows, ids] = 0.0
-            return rows
-        return rows[:0]
+        done = np.flatnonzero(self.arrived[rows, ids] == threads)
+        rows, ids = rows[done], ids[done]
+        self.arrived[rows, ids] = 0
+        self.generation[rows, ids] += 1
+        self.completed_at[rows, ids] = self.latest[rows, ids]
+        self.latest[rows, ids] = 0.0
+        return generation
 
 
 class ClusterBarriers:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Symbol
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ class Cohort:
         """`mask` as bool [W, 32]; None stands for all lanes."""
         shape = (len(self.warps), LANES)
         return np.ones(shape, np.bool_) if mask is None else np.broadcast_to(mask, shape)
+
+    def whole_warps(self, mask: Any, what: str) -> Array:
+        """The active warps, bool [W], for an instruction that a warp executes as a whole."""
+        active = self.active(mask)
+        some, every = active.any(1), active.all(1)
+        if (some != every).any():
+            raise SimulationError(f"{what} reached by some lanes of a warp only")
+        return every
 
     def lanes(self, value: Any) -> Array:
         """An operand as [W, 32]."""

@@ -5,5 +5,6 @@ from __future__ import annotations
 from harness.simulator import (  # noqa: F401
     effects_barriers,
     effects_memory,
+    effects_tma,
     effects_wgmma,
 )

@@ -167,10 +167,10 @@ def _barrier_threads(c: Cohort, threads: Any) -> Array:
 def _arrive_named(c: Cohort, m: Any, number: Any, threads: Any) -> tuple[Array, Array]:
     """(ids, generation that each warp waits for)."""
     ids = c.per_warp(np.asarray(number)).astype(np.int64)
-    if m is not None and not c.active(m).all(1).any():
-        raise SimulationError("a named barrier reached by some lanes of a warp only")
-    generation, completed = c.machine.named.arrive(
-        c.rows, ids, _barrier_threads(c, threads), np.full(len(c.warps), LANES), c.clock
+    here = c.whole_warps(m, "a named barrier")
+    generation = np.zeros(len(ids), np.int64)
+    generation[here] = c.machine.named.arrive(
+        c.rows[here], ids[here], _barrier_threads(c, threads)[here], np.full(int(here.sum()), LANES), c.clock[here]
     )
     return ids, generation
 
@@ -218,9 +218,9 @@ def warp_sync(instruction: Instruction) -> Run:
 @effect("barrier", "cluster", "arrive")
 def cluster_arrive(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any) -> None:
-        if m is not None and not c.active(m).all():
-            raise SimulationError("barrier.cluster.arrive by some lanes of a warp only")
-        c.machine.cluster_barriers.arrive(c.warps, c.machine.cluster_of_row[c.rows], c.clock)
+        here = c.whole_warps(m, "barrier.cluster.arrive")
+        clusters = c.machine.cluster_of_row[c.rows[here]]
+        c.machine.cluster_barriers.arrive(c.warps[here], clusters, c.clock[here])
 
     return run
 
@@ -279,9 +279,7 @@ def set_registers(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, count: int) -> None:
         if count % 8 or not 24 <= count <= 256:
             raise SimulationError(f"setmaxnreg {count}: a multiple of 8 from 24 to 256")
-        if m is not None and not c.active(m).all():
-            raise SimulationError("setmaxnreg by some lanes of a warp only")
-        c.machine.registers_per_thread[c.warps] = count
+        c.machine.registers_per_thread[c.warps[c.whole_warps(m, "setmaxnreg")]] = count
 
     return run
 

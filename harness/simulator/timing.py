@@ -125,6 +125,20 @@ class Units:
             done[late] = np.maximum(done[late], at_dram + chip["dram_latency"])
         return np.maximum(done, self.sm_free[sms])
 
+    def is_fresh(self, tensor: int, corners: Array) -> Array:
+        """Which tiles nobody has loaded in this launch: those come from memory, the others from the L2."""
+        fresh = np.empty(len(corners), np.bool_)
+        for index, corner in enumerate(corners.tolist()):
+            key = (tensor, *corner)
+            fresh[index] = key not in self.seen
+            self.seen.add(key)
+        return fresh
+
+    def store(self, sms: Array, sizes: Array, times: Array) -> Array:
+        """When tile stores have left shared memory and reached the L2."""
+        done: Array = times + sizes / self.target.chip["sm_bytes"] + self.target.chip["l2_latency"]
+        return done
+
     def multiply(self, sms: Array, cycles: float, times: Array) -> Array:
         """When matrix products of `cycles` each, issued at `times`, are complete."""
         done = np.empty(len(times))

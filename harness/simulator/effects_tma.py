@@ -1,0 +1,292 @@
+"""Bulk asynchronous copies: TMA tile loads, with multicast, and stores, in bulk groups.
+
+PTX ISA, "Data movement and conversion instructions: cp.async.bulk.tensor, cp.reduce.async.bulk.tensor, cp.async.bulk,
+cp.async.bulk.commit_group, cp.async.bulk.wait_group". A load's bytes appear, and count on its mbarrier, when its event
+is due; a store reads its source then, so that a kernel which reuses the source too early stores what it
+should not have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulator import tma_copy
+from harness.simulator.cohort import Cohort
+from harness.simulator.effects import Run, Wait, effect, wait
+from harness.simulator.effects_memory import shared_place
+from harness.simulator.errors import SimulationError
+from harness.simulator.machine_constants import PARAM_BASE
+from harness.simulator.ptx import Instruction
+from harness.simulator.shared import ASYNC, RANK_SHIFT
+from harness.simulator.tensor_map import BYTES, TensorMap, decode
+
+if TYPE_CHECKING:
+    from harness.simulator.machine import Machine
+
+Array = npt.NDArray[Any]
+# cp.async.bulk.tensor: shared addresses are multiples of 128 bytes (PTX ISA, alignment of tensor copies).
+SHARED_ALIGNMENT = 128
+
+
+@lru_cache(maxsize=256)
+def _decoded(raw: bytes) -> TensorMap:
+    return decode(raw)
+
+
+def tensor_map_at(machine: Machine, address: int) -> TensorMap:
+    """The descriptor at a parameter's or a global address."""
+    if address % 64:
+        raise SimulationError(f"tensor map at {address:#x}: want a multiple of 64")
+    if address >= PARAM_BASE:
+        first = address - PARAM_BASE
+        raw = machine.parameters[first : first + BYTES].tobytes()
+    else:
+        raw = machine.memory.array(address, BYTES).tobytes()
+    return _decoded(raw)
+
+
+def issued(c: Cohort, m: Any, *operands: Any) -> tuple[Array, list[Array]]:
+    """(warp of the cohort, operands as int64) of every active lane: each lane issues a copy of its own."""
+    active = c.active(m)
+    warps = np.broadcast_to(np.arange(len(c.warps))[:, None], active.shape)[active]
+    return warps, [c.lanes(np.asarray(operand)).astype(np.int64)[active] for operand in operands]
+
+
+@effect("prefetch", "tensormap")
+def prefetch_tensor_map(instruction: Instruction) -> Run:
+    def run(c: Cohort, m: Any, address: Any) -> None:
+        for one in np.unique(np.asarray(address)):
+            tensor_map_at(c.machine, int(one))
+
+    return run
+
+
+@effect("cp", "async", "bulk", "tensor")
+def tensor_copy(instruction: Instruction) -> Run:
+    parts = instruction.parts
+    rank = int(parts[4][0])
+    for part in parts[5:]:
+        if part not in _KNOWN and not part.startswith("L2"):
+            raise SimulationError(f"{instruction.opcode} is not known")
+    if parts[5] == "global":
+        return _store(rank)
+    if "mbarrier::complete_tx::bytes" not in parts:
+        raise SimulationError(f"{instruction.opcode} is not known")
+    return _load(rank, "multicast::cluster" in parts, "cta_group::2" in parts)
+
+
+_KNOWN = (
+    "shared::cta",
+    "shared::cluster",
+    "global",
+    "tile",
+    "mbarrier::complete_tx::bytes",
+    "multicast::cluster",
+    "cta_group::1",
+    "cta_group::2",
+    "bulk_group",
+)
+
+
+def _load(rank: int, multicast: bool, pair: bool) -> Run:
+    def run(c: Cohort, m: Any, target: Any, source: Any, mbarrier: Any, *rest: Any) -> None:
+        machine = c.machine
+        mask = rest[0] if multicast else 0
+        descriptor, coordinates = source
+        warps, (maps, to, bar, masks, *places) = issued(c, m, descriptor, target, mbarrier, mask, *coordinates)
+        if len(places) != rank:
+            raise SimulationError(f"{len(places)} coordinates for a tensor of rank {rank}")
+        if not len(warps):
+            return
+        if (to % SHARED_ALIGNMENT).any():
+            raise SimulationError(f"tile load to shared address {int(to[0]):#x}: want a multiple of {SHARED_ALIGNMENT}")
+        corner = np.stack(places, 1).astype(np.int32).astype(np.int64)
+        for address in np.unique(maps):
+            mine = maps == address
+            _load_tiles(machine, c, int(address), warps[mine], to[mine], bar[mine], masks[mine], corner[mine], multicast, pair)
+
+    return run
+
+
+def _load_tiles(
+    machine: Machine,
+    c: Cohort,
+    address: int,
+    warps: Array,
+    to: Array,
+    bar: Array,
+    masks: Array,
+    corner: Array,
+    multicast: bool,
+    pair: bool,
+) -> None:
+    """Tiles of one tensor: one for each issue, to one CTA or to those of a multicast."""
+    tensor_map = tensor_map_at(machine, address)
+    size = tile_bytes(tensor_map)
+    offsets = to & ((1 << RANK_SHIFT) - 1)
+    if (offsets + size > machine.shared.limit).any():
+        raise SimulationError(f"tile load of {size} bytes to shared address {int(offsets.max()):#x} leaves shared memory")
+    first = machine.first_row_of_cluster[c.rows[warps]]
+    issue, ranks = _destinations(machine, to, masks, multicast)
+    rows = first[issue] + ranks
+    # Where each destination signals: the same offset in itself, or in the CTA of its pair with the
+    # parity that the barrier's address names (PTX ISA, .cta_group::2).
+    bar_ranks = bar >> RANK_SHIFT
+    if pair:
+        signalled = (ranks & ~1) | (bar_ranks[issue] & 1)
+    elif multicast:
+        signalled = ranks
+    else:
+        signalled = bar_ranks
+        if (signalled != ranks).any():
+            raise SimulationError("the mbarrier of a tile load lies in another CTA than its destination")
+    keys = machine.mbarriers.keys(first[issue] + signalled, (bar & ((1 << RANK_SHIFT) - 1))[issue])
+    fresh = machine.units.is_fresh(address, corner)
+    done = machine.units.load(
+        machine.sm_of_row[c.rows[warps]], np.full(len(warps), size), c.clock[warps], fresh
+    )
+    if multicast:
+        done = done + machine.units.target.chip["multicast_latency"]
+
+    def arrive() -> None:
+        if machine.functional:
+            chunks = tma_copy.load(tensor_map, machine.memory, corner, offsets)
+            cells = machine.shared.chunks()
+            place = offsets[issue, None] // 16 + np.arange(size // 16)
+            cells[rows[:, None], place] = chunks.view(cells.dtype)[..., 0][issue]
+            words = rows[:, None] * (machine.shared.size // 4) + offsets[issue, None] // 4 + np.arange(size // 4)
+            machine.shared.mark(words, ASYNC, machine.step)
+        machine.mbarriers.complete_bytes(keys, size, done[issue])
+
+    machine.at(float(done.min()), arrive)
+
+
+def _destinations(machine: Machine, to: Array, masks: Array, multicast: bool) -> tuple[Array, Array]:
+    """(issue, rank) of every CTA that gets a tile."""
+    if not multicast:
+        return np.arange(len(to)), to >> RANK_SHIFT
+    wanted = (masks[:, None] >> np.arange(16)) & 1
+    issue, ranks = np.nonzero(wanted)
+    if len(ranks) and ranks.max() >= machine.cluster_size:
+        raise SimulationError(f"multicast to rank {int(ranks.max())} of a cluster of {machine.cluster_size} CTAs")
+    if (wanted.sum(1) == 0).any():
+        raise SimulationError("multicast to no CTA at all")
+    return issue, ranks
+
+
+def tile_bytes(tensor_map: TensorMap) -> int:
+    """Bytes of a box in shared memory: what a transaction counts, the part outside the tensor included."""
+    return int(np.prod(tensor_map.box)) * tensor_map.data_type.shared_bits // 8
+
+
+@dataclass
+class _Group:
+    """Bulk stores of one thread between two commits: how many are under way, and when the last one ends."""
+
+    left: int = 0
+    done: float = 0.0
+
+
+@dataclass
+class BulkGroups:
+    """Each warp's bulk groups, oldest first; the last one is open."""
+
+    of_warp: dict[int, list[_Group]] = field(default_factory=dict)
+
+    def groups(self, warp: int) -> list[_Group]:
+        return self.of_warp.setdefault(warp, [_Group()])
+
+    def check_exit(self, rows: Array) -> None:
+        """Stores may outlive their CTA's threads only if nothing reuses their source: the launch ends later."""
+
+    def check_finished(self) -> None:
+        """Every store has an event, and the machine runs until no event is left."""
+
+
+def bulk_groups(machine: Machine) -> BulkGroups:
+    state = machine.unit_state.setdefault("bulk", BulkGroups())
+    assert isinstance(state, BulkGroups)
+    return state
+
+
+def _store(rank: int) -> Run:
+    def run(c: Cohort, m: Any, target: Any, source: Any, *rest: Any) -> None:
+        machine = c.machine
+        descriptor, coordinates = target
+        warps, (maps, start, *places) = issued(c, m, descriptor, source, *coordinates)
+        if len(places) != rank:
+            raise SimulationError(f"{len(places)} coordinates for a tensor of rank {rank}")
+        if not len(warps):
+            return
+        if (start % SHARED_ALIGNMENT).any():
+            raise SimulationError(f"tile store from shared address {int(start[0]):#x}: want a multiple of {SHARED_ALIGNMENT}")
+        corner = np.stack(places, 1).astype(np.int32).astype(np.int64)
+        for address in np.unique(maps):
+            mine = maps == address
+            _store_tiles(machine, c, int(address), warps[mine], start[mine] & ((1 << RANK_SHIFT) - 1), corner[mine])
+
+    return run
+
+
+def _store_tiles(machine: Machine, c: Cohort, address: int, warps: Array, offsets: Array, corner: Array) -> None:
+    tensor_map = tensor_map_at(machine, address)
+    size = tile_bytes(tensor_map)
+    rows = c.rows[warps]
+    words = offsets[:, None] // 4 + np.arange(size // 4)
+    machine.shared.index(rows, offsets + size - 16, 16, None)
+    machine.shared.check_async_read(rows, words)
+    done = machine.units.store(machine.sm_of_row[rows], np.full(len(warps), size), c.clock[warps])
+    groups = [bulk_groups(machine).groups(int(warp))[-1] for warp in c.warps[warps]]
+    for group, end in zip(groups, done, strict=True):
+        group.left += 1
+        group.done = max(group.done, float(end))
+
+    def arrive() -> None:
+        if machine.functional:
+            cells = machine.shared.chunks()
+            chunks = cells[rows[:, None], offsets[:, None] // 16 + np.arange(size // 16)]
+            tma_copy.store(tensor_map, machine.memory, corner, offsets, chunks.view(np.uint8).reshape(*chunks.shape, 16))
+        for group in groups:
+            group.left -= 1
+
+    machine.at(float(done.min()), arrive)
+
+
+@effect("cp", "async", "bulk", "commit_group")
+def commit_group(instruction: Instruction) -> Run:
+    def run(c: Cohort, m: Any) -> None:
+        active = c.active(m).any(1)
+        for warp in c.warps[active]:
+            bulk_groups(c.machine).groups(int(warp)).append(_Group())
+
+    return run
+
+
+class _GroupWait:
+    """cp.async.bulk.wait_group N: all but the latest N groups have ended (with .read: have read their source)."""
+
+    def begin(self, c: Cohort, allowed: int) -> tuple[Array, ...]:
+        return (np.full(len(c.warps), allowed),)
+
+    def poll(self, c: Cohort, token: tuple[Array, ...]) -> tuple[Array, Array]:
+        state = bulk_groups(c.machine)
+        ready, clock = np.ones(len(c.warps), np.bool_), np.zeros(len(c.warps))
+        for index, (warp, allowed) in enumerate(zip(c.warps, token[0], strict=True)):
+            committed = state.groups(int(warp))[:-1]
+            for group in committed[: len(committed) - int(allowed)]:
+                ready[index] &= group.left == 0
+                clock[index] = max(clock[index], group.done)
+        return ready, clock
+
+    def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
+        return f"its bulk stores, all but the latest {int(token[0][warp])} groups"
+
+
+@wait("cp", "async", "bulk", "wait_group")
+def group_wait(instruction: Instruction) -> Wait:
+    return _GroupWait()
