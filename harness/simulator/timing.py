@@ -116,7 +116,9 @@ class Units:
             sm = sms[index]
             start[index] = max(times[index] + chip["tma_issue_cycles"], self.sm_free[sm])
             self.sm_free[sm] = start[index] + sizes[index] / chip["sm_bytes"]
-        self.l2_free, at_l2 = _queue(start[order], sizes[order] / (chip["l2_bytes"] * self.share), self.l2_free)
+        self.l2_free, at_l2 = _queue(
+            start[order], sizes[order] / (chip["l2_bytes"] * self.share), self.l2_free
+        )
         done[order] = at_l2 + chip["l2_latency"]
         late = order[fresh[order]]
         if len(late):
@@ -148,6 +150,15 @@ class Units:
             self.tensor_free[sm] = start + cycles
             done[index] = start + cycles
         return done + self.target.chip["mma_latency"]
+
+    def occupy_tensor_cores(self, sms: Array, cycles: float, times: Array) -> Array:
+        """When operations of `cycles` each, issued at `times` [G] to the SMs `sms` [G, P] together, end."""
+        ends = np.empty(len(times))
+        for index in np.argsort(times, kind="stable"):
+            both = sms[index]
+            end = max(times[index], *self.tensor_free[both]) + cycles
+            self.tensor_free[both] = ends[index] = end
+        return ends
 
     def mma_macs(self, bits: int) -> float:
         """Products a cycle and SM of operands of `bits` bits."""
