@@ -22,7 +22,7 @@ from harness.simulator.effects_memory import shared_place
 from harness.simulator.errors import SimulationError
 from harness.simulator.machine_constants import PARAM_BASE
 from harness.simulator.ptx import Instruction
-from harness.simulator.shared import ASYNC, RANK_SHIFT
+from harness.simulator.shared import RANK_SHIFT
 from harness.simulator.tensor_map import BYTES, TensorMap, decode
 
 if TYPE_CHECKING:
@@ -146,9 +146,14 @@ def _load_tiles(
         if (signalled != ranks).any():
             raise SimulationError("the mbarrier of a tile load lies in another CTA than its destination")
     keys = machine.mbarriers.keys(first[issue] + signalled, (bar & ((1 << RANK_SHIFT) - 1))[issue])
-    fresh = machine.units.is_fresh(address, corner)
+    sizes = np.full(len(warps), size)
     done = machine.units.load(
-        machine.sm_of_row[c.rows[warps]], np.full(len(warps), size), c.clock[warps], fresh
+        machine.sm_of_row[c.rows[warps]],
+        sizes,
+        sizes * inside(tensor_map, corner),
+        c.clock[warps],
+        [(address, *place) for place in corner.tolist()],
+        machine.units.is_shared(tensor_map.address),
     )
     if multicast:
         done = done + machine.units.target.chip["multicast_latency"]
@@ -159,8 +164,7 @@ def _load_tiles(
             cells = machine.shared.chunks()
             place = offsets[issue, None] // 16 + np.arange(size // 16)
             cells[rows[:, None], place] = chunks.view(cells.dtype)[..., 0][issue]
-            words = rows[:, None] * (machine.shared.size // 4) + offsets[issue, None] // 4 + np.arange(size // 4)
-            machine.shared.mark(words, ASYNC, machine.step)
+            machine.shared.mark_loaded(rows, offsets[issue], size, machine.step)
         machine.mbarriers.complete_bytes(keys, size, done[issue])
 
     machine.at(float(done.min()), arrive)
@@ -177,6 +181,14 @@ def _destinations(machine: Machine, to: Array, masks: Array, multicast: bool) ->
     if (wanted.sum(1) == 0).any():
         raise SimulationError("multicast to no CTA at all")
     return issue, ranks
+
+
+def inside(tensor_map: TensorMap, corner: Array) -> Array:
+    """The part of each tile that lies in the tensor, 0 to 1: what has to be brought from somewhere."""
+    extents, box = np.array(tensor_map.extents), np.array(tensor_map.box)
+    length = np.minimum(corner + box, extents) - np.maximum(corner, 0)
+    part: Array = np.prod(np.maximum(length, 0) / box, 1)
+    return part
 
 
 def tile_bytes(tensor_map: TensorMap) -> int:

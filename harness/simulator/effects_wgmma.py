@@ -196,8 +196,8 @@ def _execute(c: Cohort, state: Warpgroups, target: tuple[int, ...], pending: _Pe
 
 
 def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:
-    words = operand.words(descriptors)
-    c.machine.shared.check_async_read(c.rows[::WARPS], words)
+    words, pages = operand.words(descriptors)
+    c.machine.shared.check_async_read(c.rows[::WARPS], words, pages)
 
 
 @effect("wgmma", "wait_group")

@@ -128,7 +128,7 @@ class Machine:
 
         What others wrote before it, a fence of theirs now covers; what others know to be over, so do they.
         """
-        np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint32(self.step))
+        np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint64(self.step))
         if self.ordering is not None and ready.any():
             self.ordering.passed(kind, c.warps[ready], keys[ready], phases[ready])
 

@@ -123,3 +123,22 @@ class GemmParams:
         if self.smem_bytes > SMEM_BYTES:
             return f"{self.smem_bytes} bytes of shared memory: a CTA has {SMEM_BYTES}"
         return ""
+
+
+def _variants() -> list[GemmParams]:
+    """Each format, tile width, pair of CTAs and cluster at least once, and the combinations that interact."""
+    single = [GemmParams(name) for name in FORMATS]
+    for name in ("f16", "nvf4"):
+        single += [GemmParams(name, mma_n=n) for n in (64, 192, 256)]
+        single += [GemmParams(name, stages=1)]
+        single += [GemmParams(name, cluster=cluster) for cluster in ((2, 1), (1, 2), (2, 2))]
+        single += [GemmParams(name, mma_n=64, cluster=(2, 2))]
+        single += [GemmParams(name, mma_n=n, two_cta=True, cluster=(2, 1)) for n in (64, 128, 192, 256)]
+        single += [GemmParams(name, mma_n=n, two_cta=True, cluster=(2, 2)) for n in (128, 192)]
+        single += [GemmParams(name, two_cta=True, cluster=(4, 1), stages=4)]
+    for name in ("tf32", "f8", "mxf4", "mxf8"):
+        single += [GemmParams(name, mma_n=192, two_cta=True, cluster=(2, 2))]
+    return single
+
+
+GEMMS: dict[str, GemmParams] = {params.name: params for params in _variants()}
