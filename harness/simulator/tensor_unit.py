@@ -130,7 +130,7 @@ class TensorUnit:
     def check_overwrite(self, rows: Array, first_word: Array, last_word: Array) -> None:
         """A copy into words `first_word` to `last_word` of the CTAs `rows` (each [n]) begins."""
         for one in self.queue:
-            for ctas, words in _reads(one):
+            for ctas, words, _ in _reads([one]):
                 same = rows[:, None] == ctas
                 if not same.any():
                     continue
@@ -181,9 +181,8 @@ class TensorUnit:
         """One copy, or products of one accumulator."""
         first = run[0]
         shared = self.machine.shared
-        for one in run[:1] if first.mma is None else run:
-            for ctas, words in _reads(one):
-                shared.check_async_read(ctas, words)
+        for ctas, words, pages in _reads(run):
+            shared.check_async_read(ctas, words, pages)
         if first.mma is None:
             flat, group = first.ctas.reshape(-1), first.ctas.shape[1]
             copy_to_tensor_memory(
@@ -191,16 +190,13 @@ class TensorUnit:
             )
             return
 
-        def steps(name: str) -> Array:
-            return np.stack([getattr(one, name) for one in run], 1)
-
-        scales = Scales(steps("scale_a"), steps("scale_b")) if first.mma.scale else None
+        scales = Scales(_steps(run, "scale_a"), _steps(run, "scale_b")) if first.mma.scale else None
         self.core.multiply(
             first.mma,
             first.ctas,
             first.d,
-            steps("a"),
-            steps("b"),
+            _steps(run, "a"),
+            _steps(run, "b"),
             accumulate=first.accumulate,
             scales=scales,
             a_in_tensor_memory=first.a_in_tensor_memory,
@@ -221,21 +217,29 @@ def _runs(issued: list[Issued]) -> Iterator[list[Issued]]:
         yield run
 
 
-def _reads(one: Issued) -> Iterator[tuple[Array, Array]]:
-    """What an instruction reads of shared memory: CTAs [n] and words [1 or n, words], operand by operand."""
-    flat, group = one.ctas.reshape(-1), one.ctas.shape[1]
-    if one.mma is None:
-        shape = SHAPES[one.shape]
-        chunks = np.stack([chunk_indices(shape, int(d)).reshape(-1) for d in one.a])
+def _reads(run: list[Issued]) -> Iterator[tuple[Array, Array, Array | None]]:
+    """What a run reads of shared memory, operand by operand: CTAs [n], words [1 or n, w] and their pages."""
+    first = run[0]
+    flat, group = first.ctas.reshape(-1), first.ctas.shape[1]
+    if first.mma is None:
+        shape = SHAPES[first.shape]
+        chunks = np.stack([chunk_indices(shape, int(d)).reshape(-1) for d in first.a])
         words = (chunks[..., None] * WORDS_PER_CHUNK + np.arange(WORDS_PER_CHUNK)).reshape(len(chunks), -1)
-        yield flat, words.repeat(group, 0)
+        yield flat, words.repeat(group, 0), None
         return
-    operands = [(one.mma.b, one.b)]
-    if not one.a_in_tensor_memory:
-        operands.append((one.mma.a, one.a))
+    operands = [(first.mma.b, _steps(run, "b"))]
+    if not first.a_in_tensor_memory:
+        operands.append((first.mma.a, _steps(run, "a")))
     for operand, descriptors in operands:
-        words = operand.words(descriptors[:, None])
-        yield flat, words if len(words) == 1 else words.repeat(group, 0)
+        words, pages = operand.words(descriptors)
+        if len(words) > 1:
+            words, pages = words.repeat(group, 0), pages.repeat(group, 0)
+        yield flat, words, pages
+
+
+def _steps(run: list[Issued], name: str) -> Array:
+    """An operand [G, S] of all instructions of a run."""
+    return np.stack([getattr(one, name) for one in run], 1)
 
 
 def tensor_unit(machine: Machine) -> TensorUnit:
