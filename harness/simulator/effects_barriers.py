@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 def barrier_places(c: Cohort, m: Any, address: Any) -> tuple[Array, Array, Array]:
     """(rows, offsets, warps of the cohort) of the mbarrier that each active lane names, flat."""
     active = c.active(m)
-    rows, offsets = shared_place(c, address)
+    rows, offsets = shared_place(c, address, active)
     warp = np.broadcast_to(np.arange(len(c.warps))[:, None], active.shape)
     return c.lanes(rows)[active], c.lanes(offsets)[active], warp[active]
 
@@ -104,9 +104,9 @@ def mbarrier_test(instruction: Instruction) -> Run:
     _parity_only(instruction)
 
     def run(c: Cohort, m: Any, address: Any, parity: Any, limit: Any = 0) -> Any:
-        rows, offsets = shared_place(c, address)
-        rows, offsets = np.broadcast_arrays(rows, offsets)
-        active = c.active(m).any(1)
+        active = c.active(m)
+        rows, offsets = np.broadcast_arrays(*shared_place(c, address, active))
+        active = active.any(1)
         keys = np.zeros(rows.shape, np.int64)
         keys[active] = c.machine.mbarriers.keys(rows[active], offsets[active])
         if not c.machine.mbarriers.offsets:
@@ -135,9 +135,9 @@ class _MbarrierWait:
         _parity_only(instruction)
 
     def begin(self, c: Cohort, address: Any, parity: Any, limit: Any = 0) -> tuple[Array, ...]:
-        rows, offsets = shared_place(c, address)
+        active = c.active(c.mask)
+        rows, offsets = shared_place(c, address, active)
         if offsets.ndim == 2 and offsets.shape[1] > 1:
-            active = c.active(c.mask)
             first = np.argmax(active, 1)
             chosen = offsets[np.arange(len(first)), first]
             if (np.where(active, offsets, chosen[:, None]) != chosen[:, None]).any():

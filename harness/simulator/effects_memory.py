@@ -49,9 +49,11 @@ def register_bytes(size: int) -> int:
     return max(size, 2)
 
 
-def shared_place(c: Cohort, address: Any) -> tuple[Array, Array]:
-    """(row, offset) of shared::cluster addresses, each [W, 32] or [W, 1]."""
+def shared_place(c: Cohort, address: Any, active: Array | None = None) -> tuple[Array, Array]:
+    """(row, offset) of shared::cluster addresses, each [W, 32] or [W, 1]; what inactive lanes hold is no address."""
     offsets = np.asarray(address).astype(np.int64)
+    if active is not None and offsets.ndim == 2 and offsets.shape[1] > 1:
+        offsets = np.where(active, offsets, 0)
     rows = c.rows[:, None]
     if c.machine.cluster_size == 1:
         if offsets.size and int(offsets.max()) > OFFSET_MASK:
@@ -125,7 +127,8 @@ def load_parameter(c: Cohort, address: Any, size: int, index: int) -> Any:
 def load_shared(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[Array]:
     """`count` elements of `size` bytes, one after the other."""
     shared = c.machine.shared
-    rows, offsets = shared_place(c, address)
+    active = None if m is None else c.active(m)
+    rows, offsets = shared_place(c, address, active)
     active = _restricted(c, m, offsets)
     whole = size * count
     if (offsets % whole != 0).any():
@@ -218,7 +221,7 @@ def _selected(c: Cohort, active: Array | None, value: Any) -> Array:
 
 def store_shared(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:
     shared = c.machine.shared
-    rows, offsets = shared_place(c, address)
+    rows, offsets = shared_place(c, address, active)
     rows, offsets = _selected(c, active, rows), _selected(c, active, offsets)
     _misaligned(offsets, size * len(items), None, "shared")
     threads = _selected(c, active, c.machine.thread_of_lane[c.warps])

@@ -8,6 +8,7 @@ should not have.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from harness.simulator.machine_constants import PARAM_BASE
 from harness.simulator.ptx import Instruction
 from harness.simulator.shared import RANK_SHIFT
 from harness.simulator.tensor_map import BYTES, TensorMap, decode
+from harness.simulator.tma_box import shared_bytes, transaction_bytes
 
 if TYPE_CHECKING:
     from harness.simulator.machine import Machine
@@ -74,10 +76,18 @@ def tensor_copy(instruction: Instruction) -> Run:
         if part not in _KNOWN and not part.startswith("L2"):
             raise SimulationError(f"{instruction.opcode} is not known")
     if parts[5] == "global":
-        return _store(rank)
+        return _store(rank, tma_copy.store)
     if "mbarrier::complete_tx::bytes" not in parts:
         raise SimulationError(f"{instruction.opcode} is not known")
     return _load(rank, "multicast::cluster" in parts, "cta_group::2" in parts)
+
+
+@effect("cp", "reduce", "async", "bulk", "tensor")
+def tensor_reduction(instruction: Instruction) -> Run:
+    parts = instruction.parts
+    if "add" not in parts or parts[6] != "global":
+        raise SimulationError(f"{instruction.opcode} is not known")
+    return _store(int(parts[5][0]), tma_copy.reduce_add)
 
 
 _KNOWN = (
@@ -127,7 +137,7 @@ def _load_tiles(
 ) -> None:
     """Tiles of one tensor: one for each issue, to one CTA or to those of a multicast."""
     tensor_map = tensor_map_at(machine, address)
-    size = tile_bytes(tensor_map)
+    size = shared_bytes(tensor_map)
     offsets = to & ((1 << RANK_SHIFT) - 1)
     if (offsets + size > machine.shared.limit).any():
         raise SimulationError(f"tile load of {size} bytes to shared address {int(offsets.max()):#x} leaves shared memory")
@@ -160,12 +170,12 @@ def _load_tiles(
 
     def arrive() -> None:
         if machine.functional:
-            chunks = tma_copy.load(tensor_map, machine.memory, corner, offsets)
+            data = tma_copy.load(tensor_map, machine.memory, corner, offsets)
             cells = machine.shared.chunks()
             place = offsets[issue, None] // 16 + np.arange(size // 16)
-            cells[rows[:, None], place] = chunks.view(cells.dtype)[..., 0][issue]
+            cells[rows[:, None], place] = data.view(cells.dtype)[issue]
             machine.shared.mark_loaded(rows, offsets[issue], size, machine.step)
-        machine.mbarriers.complete_bytes(keys, size, done[issue])
+        machine.mbarriers.complete_bytes(keys, transaction_bytes(tensor_map), done[issue])
 
     machine.at(float(done.min()), arrive)
 
@@ -189,11 +199,6 @@ def inside(tensor_map: TensorMap, corner: Array) -> Array:
     length = np.minimum(corner + box, extents) - np.maximum(corner, 0)
     part: Array = np.prod(np.maximum(length, 0) / box, 1)
     return part
-
-
-def tile_bytes(tensor_map: TensorMap) -> int:
-    """Bytes of a box in shared memory: what a transaction counts, the part outside the tensor included."""
-    return int(np.prod(tensor_map.box)) * tensor_map.data_type.shared_bits // 8
 
 
 @dataclass
@@ -226,7 +231,7 @@ def bulk_groups(machine: Machine) -> BulkGroups:
     return state
 
 
-def _store(rank: int) -> Run:
+def _store(rank: int, copy: Callable[..., None]) -> Run:
     def run(c: Cohort, m: Any, target: Any, source: Any, *rest: Any) -> None:
         machine = c.machine
         descriptor, coordinates = target
@@ -240,14 +245,14 @@ def _store(rank: int) -> Run:
         corner = np.stack(places, 1).astype(np.int32).astype(np.int64)
         for address in np.unique(maps):
             mine = maps == address
-            _store_tiles(machine, c, int(address), warps[mine], start[mine] & ((1 << RANK_SHIFT) - 1), corner[mine])
+            _store_tiles(machine, c, int(address), warps[mine], start[mine] & ((1 << RANK_SHIFT) - 1), corner[mine], copy)
 
     return run
 
 
-def _store_tiles(machine: Machine, c: Cohort, address: int, warps: Array, offsets: Array, corner: Array) -> None:
+def _store_tiles(machine: Machine, c: Cohort, address: int, warps: Array, offsets: Array, corner: Array, copy: Callable[..., None]) -> None:
     tensor_map = tensor_map_at(machine, address)
-    size = tile_bytes(tensor_map)
+    size = shared_bytes(tensor_map)
     rows = c.rows[warps]
     words = offsets[:, None] // 4 + np.arange(size // 4)
     machine.shared.index(rows, offsets + size - 16, 16, None)
@@ -261,8 +266,8 @@ def _store_tiles(machine: Machine, c: Cohort, address: int, warps: Array, offset
     def arrive() -> None:
         if machine.functional:
             cells = machine.shared.chunks()
-            chunks = cells[rows[:, None], offsets[:, None] // 16 + np.arange(size // 16)]
-            tma_copy.store(tensor_map, machine.memory, corner, offsets, chunks.view(np.uint8).reshape(*chunks.shape, 16))
+            data = cells[rows[:, None], offsets[:, None] // 16 + np.arange(size // 16)].view(np.uint8)
+            copy(tensor_map, machine.memory, corner, offsets, data)
         for group in groups:
             group.left -= 1
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 from harness.simulator import effects_all  # noqa: F401 - registers every effect
 from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
@@ -35,6 +37,11 @@ from harness.simulator.timing import Units
 
 Array = npt.NDArray[Any]
 MAX_BLOCKS = 20_000_000
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 class Machine:
@@ -136,7 +143,8 @@ class Machine:
 
     def run(self) -> Array:
         """Run every CTA to its end; the clock of each row's end [rows], in cycles."""
-        with np.errstate(all="ignore"):
+        # Many small products: threads would only wait for each other.
+        with np.errstate(all="ignore"), _blas().limit(limits=1, user_api="blas"):
             while self._runnable or self._parked or self._events:
                 cohort = self._next()
                 if cohort is not None:
