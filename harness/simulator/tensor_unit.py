@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,11 @@ class Issued:
     a_in_tensor_memory: bool = False
     scale_input: int = 0
     order: int = 0
+
+    @cached_property
+    def reads(self) -> list[tuple[Array, Array]]:
+        """What it reads of shared memory, operand by operand: CTAs [n] and words [1 or n, w], ascending."""
+        return [(ctas, words) for ctas, words, _ in _reads([self])]
 
     def of(self, chosen: Array) -> Issued:
         """The same of some of its warps (bool [G])."""
@@ -130,13 +136,10 @@ class TensorUnit:
     def check_overwrite(self, rows: Array, first_word: Array, last_word: Array) -> None:
         """A copy into words `first_word` to `last_word` of the CTAs `rows` (each [n]) begins."""
         for one in self.queue:
-            for ctas, words, _ in _reads([one]):
-                same = rows[:, None] == ctas
-                if not same.any():
-                    continue
-                every = np.broadcast_to(words, (len(ctas), words.shape[1]))
-                for copy, group in np.argwhere(same):
-                    read = every[group]
+            for ctas, words in one.reads:
+                near = (words[:, :1] <= last_word) & (words[:, -1:] >= first_word)
+                for group, copy in np.argwhere((ctas[:, None] == rows) & near):
+                    read = words[group % len(words)]
                     if ((read >= first_word[copy]) & (read <= last_word[copy])).any():
                         raise SimulationError(
                             f"a copy overwrites shared memory of CTA {rows[copy]} from {4 * int(first_word[copy]):#x} "
@@ -224,6 +227,7 @@ def _reads(run: list[Issued]) -> Iterator[tuple[Array, Array, Array | None]]:
     if first.mma is None:
         shape = SHAPES[first.shape]
         chunks = np.stack([chunk_indices(shape, int(d)).reshape(-1) for d in first.a])
+        chunks.sort()
         words = (chunks[..., None] * WORDS_PER_CHUNK + np.arange(WORDS_PER_CHUNK)).reshape(len(chunks), -1)
         yield flat, words.repeat(group, 0), None
         return
