@@ -1,6 +1,7 @@
 """Barriers, fences and the rest of what synchronizes.
 
-PTX ISA, "Parallel synchronization and communication instructions" and "Miscellaneous instructions: setmaxnreg".
+PTX ISA, "Parallel synchronization and communication instructions" and "Miscellaneous instructions:
+setmaxnreg".
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def flat(c: Cohort, m: Any, value: Any) -> Array:
 @effect("mbarrier", "init")
 def mbarrier_init(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, address: Any, count: Any) -> None:
-        rows, offsets, warps = barrier_places(c, m, address)
+        rows, offsets, _ = barrier_places(c, m, address)
         c.machine.mbarriers.initialize(rows, offsets, flat(c, m, count))
         words = rows * (c.machine.shared.size // 4) + offsets // 4
         threads = c.machine.thread_of_lane[c.warps][c.active(m)]
@@ -103,9 +104,9 @@ def mbarrier_test(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, address: Any, parity: Any, limit: Any = 0) -> Any:
         active = c.active(m)
         rows, offsets = np.broadcast_arrays(*shared_place(c, address, active))
-        active = active.any(1)
+        warps = np.flatnonzero(active.any(1))
         keys = np.zeros(rows.shape, np.int64)
-        keys[active] = c.machine.mbarriers.keys(rows[active], offsets[active])
+        keys[warps] = c.machine.mbarriers.keys(rows[warps], offsets[warps])
         if not c.machine.mbarriers.offsets:
             raise SimulationError("no mbarrier was initialized")
         wanted = np.asarray(parity).astype(np.int64) & 1
@@ -147,7 +148,9 @@ class _MbarrierWait:
         mbarriers = c.machine.mbarriers
         ready = mbarriers.passed(keys, parity)
         c.machine.note_barrier(c, ready)
-        return ready, np.where(ready, mbarriers.completed_at[keys] + c.machine.units.target.latency_of("mbarrier.wait"), 0.0)
+        return ready, np.where(
+            ready, mbarriers.completed_at[keys] + c.machine.units.target.latency_of("mbarrier.wait"), 0.0
+        )
 
     def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
         return f"parity {int(token[1][warp])} of {c.machine.mbarriers.describe(int(token[0][warp]))}"
@@ -170,7 +173,11 @@ def _arrive_named(c: Cohort, m: Any, number: Any, threads: Any) -> tuple[Array, 
     here = c.whole_warps(m, "a named barrier")
     generation = np.zeros(len(ids), np.int64)
     generation[here] = c.machine.named.arrive(
-        c.rows[here], ids[here], _barrier_threads(c, threads)[here], np.full(int(here.sum()), LANES), c.clock[here]
+        c.rows[here],
+        ids[here],
+        _barrier_threads(c, threads)[here],
+        np.full(int(here.sum()), LANES),
+        c.clock[here],
     )
     return ids, generation
 
@@ -200,7 +207,9 @@ class _NamedWait:
     def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
         row, number = int(c.rows[warp]), int(token[0][warp])
         named = c.machine.named
-        return f"named barrier {number} ({named.arrived[row, number]} of {named.threads[row, number]} threads)"
+        return (
+            f"named barrier {number} ({named.arrived[row, number]} of {named.threads[row, number]} threads)"
+        )
 
 
 @wait("bar", "sync")

@@ -1,12 +1,12 @@
 """The machine: CTAs resident at the same time, their memories and barriers, and the loop that runs them.
 
 It advances whichever cohort can go on with all of its warps; when none can, it lets the asynchronous units
-finish what is due first; when nothing is in flight, it lets the warps of a cohort that are ready go on alone. A
-warp's clock and an asynchronous operation's end are times of their own, so this order changes no result of a
-properly synchronized kernel; it only keeps the cohorts large.
+finish what is due first; when nothing is in flight, it lets the warps of a cohort that are ready go on alone.
+A warp's clock and an asynchronous operation's end are times of their own, so this order changes no result of
+a properly synchronized kernel; it only keeps the cohorts large.
 
-Errors come out as `SimulationError` naming the instruction, its PTX line and the kernel; `Deadlock` names what
-every waiting warp waits for.
+Errors come out as `SimulationError` naming the instruction, its PTX line and the kernel; `Deadlock` names
+what every waiting warp waits for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from harness.simulator import effects_all  # noqa: F401 - registers every effect
 from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
@@ -124,7 +124,7 @@ class Machine:
         self._order += 1
 
     def note_barrier(self, c: Cohort, ready: Array) -> None:
-        """Warps of a cohort have passed a barrier: what others wrote before it, a fence of theirs now covers."""
+        """Warps have passed a barrier: what others wrote before it, a fence of theirs now covers."""
         np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint64(self.step))
 
     # The loop.
@@ -140,7 +140,8 @@ class Machine:
         self.mbarriers.check_drained(np.arange(self.rows))
         for state in self.unit_state.values():
             state.check_finished()
-        return self._finished.reshape(self.rows, self.warps_per_cta).max(1)
+        ends: Array = self._finished.reshape(self.rows, self.warps_per_cta).max(1)
+        return ends
 
     def _next(self) -> Cohort | None:
         if self._runnable:
@@ -213,7 +214,8 @@ class Machine:
                 end = blocks[index].end
                 if isinstance(end, Wait):
                     wait, operands = code.wait_operands(index)
-                    cohort.token = wait.begin(cohort, *operands(cohort.registers, cohort, mask))
+                    values: Any = operands(cohort.registers, cohort, mask)
+                    cohort.token = wait.begin(cohort, *values)
                     ready, clock = wait.poll(cohort, cohort.token)
                     if not ready.all():
                         self._park(cohort)
@@ -330,11 +332,14 @@ class Machine:
             warp = int(cohort.warps[0])
             others = f" (and {len(cohort.warps) - 1} more warps)" if len(cohort.warps) > 1 else ""
             told.append(
-                f"warp {self.warp_in_cta[warp]} of CTA {self.cta_name(int(cohort.rows[0]))}{others} at PTX line "
-                f"{end.instruction.line}: `{end.instruction.text}` waits for {wait.describe(cohort, cohort.token, 0)}"
+                f"warp {self.warp_in_cta[warp]} of CTA {self.cta_name(int(cohort.rows[0]))}{others} "
+                f"at PTX line {end.instruction.line}: `{end.instruction.text}` waits for "
+                f"{wait.describe(cohort, cohort.token, 0)}"
             )
         return "deadlock: " + "; ".join(told)
 
     def cta_name(self, row: int) -> str:
         """A CTA's coordinates in the grid."""
-        return str(tuple(int(self._specials[f"%ctaid.{axis}"][row * self.warps_per_cta, 0]) for axis in "xyz"))
+        return str(
+            tuple(int(self._specials[f"%ctaid.{axis}"][row * self.warps_per_cta, 0]) for axis in "xyz")
+        )
