@@ -64,9 +64,15 @@ def random_inputs(
 
     a = normal(m, problem.hidden, dtype=torch.bfloat16)
     b = normal(problem.experts, problem.hidden, scale=problem.hidden**-0.5, dtype=torch.bfloat16)
-    bias = normal(problem.experts, scale=BIAS_SCALE if problem.bias else 0.0)
+    return as_inputs(a, b, normal(problem.experts, scale=BIAS_SCALE if problem.bias else 0.0), operand_format)
+
+
+def as_inputs(
+    a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, operand_format: OperandFormat
+) -> Inputs:
+    """The operands of bf16 a [M, K] and b [E, K] in a family's format."""
     if operand_format is OperandFormat.BF16:
-        return Inputs((a, b), bias, torch.ones(1, device=device))
+        return Inputs((a, b), bias, torch.ones(1, device=a.device))
     quantized_a, quantized_b = quantize_activation_nvfp4(a), quantize_activation_nvfp4(b)
     operands = (*quantized_a.as_bytes(), *quantized_b.as_bytes())
     return Inputs(operands, bias, gemm_alpha(quantized_a, quantized_b))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from harness.simulator import (  # noqa: F401
     effects_barriers,
     effects_memory,
+    effects_tcgen05,
+    effects_tcgen05_memory,
     effects_tma,
     effects_wgmma,
 )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.barriers import NAMED
 from harness.simulator.cohort import LANES, Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
 from harness.simulator.effects_memory import shared_place
@@ -22,7 +23,7 @@ Array = npt.NDArray[Any]
 def barrier_places(c: Cohort, m: Any, address: Any) -> tuple[Array, Array, Array]:
     """(rows, offsets, warps of the cohort) of the mbarrier that each active lane names, flat."""
     active = c.active(m)
-    rows, offsets = shared_place(c, address)
+    rows, offsets = shared_place(c, address, active)
     warp = np.broadcast_to(np.arange(len(c.warps))[:, None], active.shape)
     return c.lanes(rows)[active], c.lanes(offsets)[active], warp[active]
 
@@ -79,6 +80,8 @@ class _Arrive:
             counts = flat(c, m, value) if value is not None and not self.expects else 1
             if self.drops:
                 np.subtract.at(mbarriers.count, keys, 1)
+            if c.machine.ordering is not None:
+                c.machine.ordering.arrive("mbarrier", c.warps[warps], keys, mbarriers.phase[keys])
             mbarriers.arrive(keys, counts, c.clock[warps])
         return np.uint64(0)
 
@@ -101,9 +104,9 @@ def mbarrier_test(instruction: Instruction) -> Run:
     _parity_only(instruction)
 
     def run(c: Cohort, m: Any, address: Any, parity: Any, limit: Any = 0) -> Any:
-        rows, offsets = shared_place(c, address)
-        rows, offsets = np.broadcast_arrays(rows, offsets)
-        active = c.active(m).any(1)
+        active = c.active(m)
+        rows, offsets = np.broadcast_arrays(*shared_place(c, address, active))
+        active = active.any(1)
         keys = np.zeros(rows.shape, np.int64)
         keys[active] = c.machine.mbarriers.keys(rows[active], offsets[active])
         if not c.machine.mbarriers.offsets:
@@ -111,6 +114,10 @@ def mbarrier_test(instruction: Instruction) -> Run:
         wanted = np.asarray(parity).astype(np.int64) & 1
         passed = c.machine.mbarriers.passed(keys, wanted)
         passed &= c.machine.mbarriers.completed_at[keys] <= c.clock[:, None]
+        if c.machine.ordering is not None:
+            seen = np.flatnonzero((passed & c.active(m)).any(1))
+            first = c.per_warp(keys, m)[seen]
+            c.machine.ordering.passed("mbarrier", c.warps[seen], first, c.machine.mbarriers.phase[first])
         return passed
 
     return run
@@ -128,9 +135,9 @@ class _MbarrierWait:
         _parity_only(instruction)
 
     def begin(self, c: Cohort, address: Any, parity: Any, limit: Any = 0) -> tuple[Array, ...]:
-        rows, offsets = shared_place(c, address)
+        active = c.active(c.mask)
+        rows, offsets = shared_place(c, address, active)
         if offsets.ndim == 2 and offsets.shape[1] > 1:
-            active = c.active(c.mask)
             first = np.argmax(active, 1)
             chosen = offsets[np.arange(len(first)), first]
             if (np.where(active, offsets, chosen[:, None]) != chosen[:, None]).any():
@@ -146,8 +153,10 @@ class _MbarrierWait:
         keys, parity = token
         mbarriers = c.machine.mbarriers
         ready = mbarriers.passed(keys, parity)
-        c.machine.note_barrier(c, ready)
-        return ready, np.where(ready, mbarriers.completed_at[keys] + c.machine.units.target.latency_of("mbarrier.wait"), 0.0)
+        c.machine.note_barrier(c, ready, "mbarrier", keys, mbarriers.phase[keys])
+        return ready, np.where(
+            ready, mbarriers.completed_at[keys] + c.machine.units.target.latency_of("mbarrier.wait"), 0.0
+        )
 
     def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
         return f"parity {int(token[1][warp])} of {c.machine.mbarriers.describe(int(token[0][warp]))}"
@@ -169,8 +178,15 @@ def _arrive_named(c: Cohort, m: Any, number: Any, threads: Any) -> tuple[Array, 
     ids = c.per_warp(np.asarray(number)).astype(np.int64)
     here = c.whole_warps(m, "a named barrier")
     generation = np.zeros(len(ids), np.int64)
+    if c.machine.ordering is not None:
+        before = c.machine.named.generation[c.rows, ids]
+        c.machine.ordering.arrive("named", c.warps[here], (c.rows * NAMED + ids)[here], before[here])
     generation[here] = c.machine.named.arrive(
-        c.rows[here], ids[here], _barrier_threads(c, threads)[here], np.full(int(here.sum()), LANES), c.clock[here]
+        c.rows[here],
+        ids[here],
+        _barrier_threads(c, threads)[here],
+        np.full(int(here.sum()), LANES),
+        c.clock[here],
     )
     return ids, generation
 
@@ -193,14 +209,16 @@ class _NamedWait:
         ids, generation = token
         named = c.machine.named
         ready = named.generation[c.rows, ids] > generation
-        c.machine.note_barrier(c, ready)
+        c.machine.note_barrier(c, ready, "named", c.rows * NAMED + ids, named.generation[c.rows, ids])
         latency = c.machine.units.target.latency_of("bar.sync")
         return ready, np.where(ready, named.completed_at[c.rows, ids] + latency, 0.0)
 
     def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
         row, number = int(c.rows[warp]), int(token[0][warp])
         named = c.machine.named
-        return f"named barrier {number} ({named.arrived[row, number]} of {named.threads[row, number]} threads)"
+        return (
+            f"named barrier {number} ({named.arrived[row, number]} of {named.threads[row, number]} threads)"
+        )
 
 
 @wait("bar", "sync")
@@ -220,6 +238,9 @@ def cluster_arrive(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any) -> None:
         here = c.whole_warps(m, "barrier.cluster.arrive")
         clusters = c.machine.cluster_of_row[c.rows[here]]
+        if c.machine.ordering is not None:
+            generation = c.machine.cluster_barriers.generation[clusters]
+            c.machine.ordering.arrive("cluster", c.warps[here], clusters, generation)
         c.machine.cluster_barriers.arrive(c.warps[here], clusters, c.clock[here])
 
     return run
@@ -238,7 +259,7 @@ class _ClusterWait:
         barriers = c.machine.cluster_barriers
         clusters = c.machine.cluster_of_row[c.rows]
         ready = barriers.generation[clusters] > token[0]
-        c.machine.note_barrier(c, ready)
+        c.machine.note_barrier(c, ready, "cluster", clusters, barriers.generation[clusters])
         latency = c.machine.units.target.latency_of("barrier.cluster.wait")
         return ready, np.where(ready, barriers.completed_at[clusters] + latency, 0.0)
 

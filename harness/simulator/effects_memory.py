@@ -1,7 +1,7 @@
 """Loads, stores and atomics in global, shared, cluster and parameter memory.
 
-PTX ISA, "Data movement and conversion instructions: ld, st, atom, red, mapa, prefetch" and "State spaces". A generic
-address below 2^32 is a shared one: the simulator's global addresses are the host's, which lie above.
+PTX ISA, "Data movement and conversion instructions: ld, st, atom, red, mapa, prefetch" and "State spaces". A
+generic address below 2^32 is a shared one: the simulator's global addresses are the host's, which lie above.
 """
 
 from __future__ import annotations
@@ -49,9 +49,14 @@ def register_bytes(size: int) -> int:
     return max(size, 2)
 
 
-def shared_place(c: Cohort, address: Any) -> tuple[Array, Array]:
-    """(row, offset) of shared::cluster addresses, each [W, 32] or [W, 1]."""
+def shared_place(c: Cohort, address: Any, active: Array | None = None) -> tuple[Array, Array]:
+    """(row, offset) of shared::cluster addresses, each [W, 32] or [W, 1].
+
+    What inactive lanes hold is no address.
+    """
     offsets = np.asarray(address).astype(np.int64)
+    if active is not None and offsets.ndim == 2 and offsets.shape[1] > 1:
+        offsets = np.where(active, offsets, 0)
     rows = c.rows[:, None]
     if c.machine.cluster_size == 1:
         if offsets.size and int(offsets.max()) > OFFSET_MASK:
@@ -125,7 +130,8 @@ def load_parameter(c: Cohort, address: Any, size: int, index: int) -> Any:
 def load_shared(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[Array]:
     """`count` elements of `size` bytes, one after the other."""
     shared = c.machine.shared
-    rows, offsets = shared_place(c, address)
+    active = None if m is None else c.active(m)
+    rows, offsets = shared_place(c, address, active)
     active = _restricted(c, m, offsets)
     whole = size * count
     if (offsets % whole != 0).any():
@@ -154,7 +160,7 @@ def _restricted(c: Cohort, m: Any, offsets: Array) -> Array | None:
         return None
     active = c.active(m)
     # An address the whole warp shares is read once, by whoever is active.
-    return active.any(1, keepdims=True) if offsets.ndim < 2 or offsets.shape[1] == 1 else active
+    return active if offsets.ndim == 2 and offsets.shape[1] > 1 else np.any(active, 1, keepdims=True)
 
 
 def _misaligned(addresses: Array, size: int, active: Array | None, space: str) -> None:
@@ -218,7 +224,7 @@ def _selected(c: Cohort, active: Array | None, value: Any) -> Array:
 
 def store_shared(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:
     shared = c.machine.shared
-    rows, offsets = shared_place(c, address)
+    rows, offsets = shared_place(c, address, active)
     rows, offsets = _selected(c, active, rows), _selected(c, active, offsets)
     _misaligned(offsets, size * len(items), None, "shared")
     threads = _selected(c, active, c.machine.thread_of_lane[c.warps])
@@ -285,7 +291,11 @@ def _atomic(instruction: Instruction) -> Run:
 
     def run(c: Cohort, m: Any, address: Any, value: Any, other: Any = 0) -> Array:
         active = c.active(m)
-        addresses, values, others = c.lanes(address), c.lanes(_narrowed(value, size)), c.lanes(_narrowed(other, size))
+        addresses, values, others = (
+            c.lanes(address),
+            c.lanes(_narrowed(value, size)),
+            c.lanes(_narrowed(other, size)),
+        )
         result = np.zeros(active.shape, np.dtype(f"u{size}"))
         is_shared = _is_shared(c, space, address, active)
         for warp, lane in np.argwhere(active):
@@ -303,15 +313,14 @@ def _atomic(instruction: Instruction) -> Run:
 
 @effect("mapa", writes=True)
 def map_address(instruction: Instruction) -> Run:
-    wide = instruction.parts[-1] == "u64"
+    kind: Any = np.uint64 if instruction.parts[-1] == "u64" else np.uint32
 
     def run(c: Cohort, m: Any, address: Any, rank: Any) -> Any:
         ranks = np.asarray(rank & 0xFFFFFFFF if isinstance(rank, int) else rank)
-        if (ranks >= c.machine.cluster_size).any():
-            raise SimulationError(f"mapa to rank {int(ranks.max())} of a cluster of {c.machine.cluster_size} CTAs")
-        kind = np.uint64 if wide else np.uint32
-        offset = np.asarray(address).astype(kind) & kind(OFFSET_MASK)
-        return offset | (ranks.astype(kind) << kind(RANK_SHIFT))
+        # A rank that the cluster has not gives an address that no access may use.
+        offset: Any = np.asarray(address).astype(kind) & kind(OFFSET_MASK)
+        shifted: Any = ranks.astype(kind) << kind(RANK_SHIFT)
+        return offset | shifted
 
     return run
 

@@ -1,13 +1,14 @@
 """Bulk asynchronous copies: TMA tile loads, with multicast, and stores, in bulk groups.
 
-PTX ISA, "Data movement and conversion instructions: cp.async.bulk.tensor, cp.reduce.async.bulk.tensor, cp.async.bulk,
-cp.async.bulk.commit_group, cp.async.bulk.wait_group". A load's bytes appear, and count on its mbarrier, when its event
-is due; a store reads its source then, so that a kernel which reuses the source too early stores what it
-should not have.
+PTX ISA, "Data movement and conversion instructions: cp.async.bulk.tensor, cp.reduce.async.bulk.tensor,
+cp.async.bulk, cp.async.bulk.commit_group, cp.async.bulk.wait_group". A load's bytes appear, and count on its
+mbarrier, when its event is due; a store reads its source then, so that a kernel which reuses the source too
+early stores what it should not have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,12 @@ import numpy.typing as npt
 from harness.simulator import tma_copy
 from harness.simulator.cohort import Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
-from harness.simulator.effects_memory import shared_place
 from harness.simulator.errors import SimulationError
 from harness.simulator.machine_constants import PARAM_BASE
 from harness.simulator.ptx import Instruction
-from harness.simulator.shared import ASYNC, RANK_SHIFT
+from harness.simulator.shared import RANK_SHIFT
 from harness.simulator.tensor_map import BYTES, TensorMap, decode
+from harness.simulator.tma_box import shared_bytes, transaction_bytes
 
 if TYPE_CHECKING:
     from harness.simulator.machine import Machine
@@ -74,10 +75,18 @@ def tensor_copy(instruction: Instruction) -> Run:
         if part not in _KNOWN and not part.startswith("L2"):
             raise SimulationError(f"{instruction.opcode} is not known")
     if parts[5] == "global":
-        return _store(rank)
+        return _store(rank, tma_copy.store)
     if "mbarrier::complete_tx::bytes" not in parts:
         raise SimulationError(f"{instruction.opcode} is not known")
     return _load(rank, "multicast::cluster" in parts, "cta_group::2" in parts)
+
+
+@effect("cp", "reduce", "async", "bulk", "tensor")
+def tensor_reduction(instruction: Instruction) -> Run:
+    parts = instruction.parts
+    if "add" not in parts or parts[6] != "global":
+        raise SimulationError(f"{instruction.opcode} is not known")
+    return _store(int(parts[5][0]), tma_copy.reduce_add)
 
 
 _KNOWN = (
@@ -98,17 +107,32 @@ def _load(rank: int, multicast: bool, pair: bool) -> Run:
         machine = c.machine
         mask = rest[0] if multicast else 0
         descriptor, coordinates = source
-        warps, (maps, to, bar, masks, *places) = issued(c, m, descriptor, target, mbarrier, mask, *coordinates)
+        warps, (maps, to, bar, masks, *places) = issued(
+            c, m, descriptor, target, mbarrier, mask, *coordinates
+        )
         if len(places) != rank:
             raise SimulationError(f"{len(places)} coordinates for a tensor of rank {rank}")
         if not len(warps):
             return
         if (to % SHARED_ALIGNMENT).any():
-            raise SimulationError(f"tile load to shared address {int(to[0]):#x}: want a multiple of {SHARED_ALIGNMENT}")
+            raise SimulationError(
+                f"tile load to shared address {int(to[0]):#x}: want a multiple of {SHARED_ALIGNMENT}"
+            )
         corner = np.stack(places, 1).astype(np.int32).astype(np.int64)
         for address in np.unique(maps):
             mine = maps == address
-            _load_tiles(machine, c, int(address), warps[mine], to[mine], bar[mine], masks[mine], corner[mine], multicast, pair)
+            _load_tiles(
+                machine,
+                c,
+                int(address),
+                warps[mine],
+                to[mine],
+                bar[mine],
+                masks[mine],
+                corner[mine],
+                multicast,
+                pair,
+            )
 
     return run
 
@@ -127,10 +151,12 @@ def _load_tiles(
 ) -> None:
     """Tiles of one tensor: one for each issue, to one CTA or to those of a multicast."""
     tensor_map = tensor_map_at(machine, address)
-    size = tile_bytes(tensor_map)
+    size = shared_bytes(tensor_map)
     offsets = to & ((1 << RANK_SHIFT) - 1)
     if (offsets + size > machine.shared.limit).any():
-        raise SimulationError(f"tile load of {size} bytes to shared address {int(offsets.max()):#x} leaves shared memory")
+        raise SimulationError(
+            f"tile load of {size} bytes to shared address {int(offsets.max()):#x} leaves shared memory"
+        )
     first = machine.first_row_of_cluster[c.rows[warps]]
     issue, ranks = _destinations(machine, to, masks, multicast)
     rows = first[issue] + ranks
@@ -145,23 +171,29 @@ def _load_tiles(
         signalled = bar_ranks
         if (signalled != ranks).any():
             raise SimulationError("the mbarrier of a tile load lies in another CTA than its destination")
+    if (tensor := machine.unit_state.get("tensor")) is not None:
+        tensor.check_overwrite(rows, offsets[issue] // 4, (offsets[issue] + size) // 4 - 1)
     keys = machine.mbarriers.keys(first[issue] + signalled, (bar & ((1 << RANK_SHIFT) - 1))[issue])
-    fresh = machine.units.is_fresh(address, corner)
+    sizes = np.full(len(warps), size)
     done = machine.units.load(
-        machine.sm_of_row[c.rows[warps]], np.full(len(warps), size), c.clock[warps], fresh
+        machine.sm_of_row[c.rows[warps]],
+        sizes,
+        sizes * inside(tensor_map, corner),
+        c.clock[warps],
+        [(address, *place) for place in corner.tolist()],
+        machine.units.is_shared(tensor_map.address),
     )
     if multicast:
         done = done + machine.units.target.chip["multicast_latency"]
 
     def arrive() -> None:
         if machine.functional:
-            chunks = tma_copy.load(tensor_map, machine.memory, corner, offsets)
+            data = tma_copy.load(tensor_map, machine.memory, corner, offsets)
             cells = machine.shared.chunks()
             place = offsets[issue, None] // 16 + np.arange(size // 16)
-            cells[rows[:, None], place] = chunks.view(cells.dtype)[..., 0][issue]
-            words = rows[:, None] * (machine.shared.size // 4) + offsets[issue, None] // 4 + np.arange(size // 4)
-            machine.shared.mark(words, ASYNC, machine.step)
-        machine.mbarriers.complete_bytes(keys, size, done[issue])
+            cells[rows[:, None], place] = data.view(cells.dtype)[issue]
+            machine.shared.mark_loaded(rows, offsets[issue], size, machine.step)
+        machine.mbarriers.complete_bytes(keys, transaction_bytes(tensor_map), done[issue])
 
     machine.at(float(done.min()), arrive)
 
@@ -173,15 +205,20 @@ def _destinations(machine: Machine, to: Array, masks: Array, multicast: bool) ->
     wanted = (masks[:, None] >> np.arange(16)) & 1
     issue, ranks = np.nonzero(wanted)
     if len(ranks) and ranks.max() >= machine.cluster_size:
-        raise SimulationError(f"multicast to rank {int(ranks.max())} of a cluster of {machine.cluster_size} CTAs")
+        raise SimulationError(
+            f"multicast to rank {int(ranks.max())} of a cluster of {machine.cluster_size} CTAs"
+        )
     if (wanted.sum(1) == 0).any():
         raise SimulationError("multicast to no CTA at all")
     return issue, ranks
 
 
-def tile_bytes(tensor_map: TensorMap) -> int:
-    """Bytes of a box in shared memory: what a transaction counts, the part outside the tensor included."""
-    return int(np.prod(tensor_map.box)) * tensor_map.data_type.shared_bits // 8
+def inside(tensor_map: TensorMap, corner: Array) -> Array:
+    """The part of each tile that lies in the tensor, 0 to 1: what has to be brought from somewhere."""
+    extents, box = np.array(tensor_map.extents), np.array(tensor_map.box)
+    length = np.minimum(corner + box, extents) - np.maximum(corner, 0)
+    part: Array = np.prod(np.maximum(length, 0) / box, 1)
+    return part
 
 
 @dataclass
@@ -202,7 +239,7 @@ class BulkGroups:
         return self.of_warp.setdefault(warp, [_Group()])
 
     def check_exit(self, rows: Array) -> None:
-        """Stores may outlive their CTA's threads only if nothing reuses their source: the launch ends later."""
+        """Nothing: stores outlive their CTA's threads, and the launch ends after them."""
 
     def check_finished(self) -> None:
         """Every store has an event, and the machine runs until no event is left."""
@@ -214,7 +251,7 @@ def bulk_groups(machine: Machine) -> BulkGroups:
     return state
 
 
-def _store(rank: int) -> Run:
+def _store(rank: int, copy: Callable[..., None]) -> Run:
     def run(c: Cohort, m: Any, target: Any, source: Any, *rest: Any) -> None:
         machine = c.machine
         descriptor, coordinates = target
@@ -224,18 +261,36 @@ def _store(rank: int) -> Run:
         if not len(warps):
             return
         if (start % SHARED_ALIGNMENT).any():
-            raise SimulationError(f"tile store from shared address {int(start[0]):#x}: want a multiple of {SHARED_ALIGNMENT}")
+            raise SimulationError(
+                f"tile store from shared address {int(start[0]):#x}: want a multiple of {SHARED_ALIGNMENT}"
+            )
         corner = np.stack(places, 1).astype(np.int32).astype(np.int64)
         for address in np.unique(maps):
             mine = maps == address
-            _store_tiles(machine, c, int(address), warps[mine], start[mine] & ((1 << RANK_SHIFT) - 1), corner[mine])
+            _store_tiles(
+                machine,
+                c,
+                int(address),
+                warps[mine],
+                start[mine] & ((1 << RANK_SHIFT) - 1),
+                corner[mine],
+                copy,
+            )
 
     return run
 
 
-def _store_tiles(machine: Machine, c: Cohort, address: int, warps: Array, offsets: Array, corner: Array) -> None:
+def _store_tiles(
+    machine: Machine,
+    c: Cohort,
+    address: int,
+    warps: Array,
+    offsets: Array,
+    corner: Array,
+    copy: Callable[..., None],
+) -> None:
     tensor_map = tensor_map_at(machine, address)
-    size = tile_bytes(tensor_map)
+    size = shared_bytes(tensor_map)
     rows = c.rows[warps]
     words = offsets[:, None] // 4 + np.arange(size // 4)
     machine.shared.index(rows, offsets + size - 16, 16, None)
@@ -249,8 +304,8 @@ def _store_tiles(machine: Machine, c: Cohort, address: int, warps: Array, offset
     def arrive() -> None:
         if machine.functional:
             cells = machine.shared.chunks()
-            chunks = cells[rows[:, None], offsets[:, None] // 16 + np.arange(size // 16)]
-            tma_copy.store(tensor_map, machine.memory, corner, offsets, chunks.view(np.uint8).reshape(*chunks.shape, 16))
+            data = cells[rows[:, None], offsets[:, None] // 16 + np.arange(size // 16)].view(np.uint8)
+            copy(tensor_map, machine.memory, corner, offsets, data)
         for group in groups:
             group.left -= 1
 
@@ -268,7 +323,7 @@ def commit_group(instruction: Instruction) -> Run:
 
 
 class _GroupWait:
-    """cp.async.bulk.wait_group N: all but the latest N groups have ended (with .read: have read their source)."""
+    """cp.async.bulk.wait_group N: all but the latest N groups have ended (.read: have read their source)."""
 
     def begin(self, c: Cohort, allowed: int) -> tuple[Array, ...]:
         return (np.full(len(c.warps), allowed),)

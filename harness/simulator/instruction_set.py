@@ -9,10 +9,14 @@ from harness.simulator import (  # noqa: F401  (imported for their registrations
     ops_bits,
     ops_compare,
     ops_convert,
+    ops_convert_packed,
     ops_float,
+    ops_half,
     ops_integer,
     ops_lanes,
+    ops_limits,
     ops_move,
+    ops_packed,
 )
 from harness.simulator.registry import Execute, Form, find
 

@@ -10,11 +10,12 @@ from harness.simulator.codegen import Code
 from harness.simulator.launch import Launch
 from harness.simulator.liveness import live_registers
 from harness.simulator.program import Program
-from harness.simulator.ptx import Kernel, Module, parse
+from harness.simulator.ptx import Instruction, Kernel, Module, parse
 from harness.simulator.target import Target, target_named
 from harness.simulator.timing import BlockCost, block_costs
 
-# The first KiB of a CTA's shared memory belongs to the system (CUDA programming guide, compute capability 9.0).
+# The first KiB of a CTA's shared memory belongs to the system (CUDA C++ Programming Guide, "Compute
+# Capability 9.0").
 RESERVED_SMEM_BYTES = 1024
 
 
@@ -49,6 +50,10 @@ class LoadedKernel:
     @cached_property
     def labels(self) -> list[str]:
         return [block.label for block in self.program.blocks]
+
+    @cached_property
+    def uses_tensor_memory(self) -> bool:
+        return any(isinstance(item, Instruction) and item.parts[0] == "tcgen05" for item in self.kernel.body)
 
     def parameter_bytes(self, launch: Launch) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
         """The parameter space as the kernel sees it."""

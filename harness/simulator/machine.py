@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 from harness.simulator import effects_all  # noqa: F401 - registers every effect
 from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
@@ -26,6 +28,7 @@ from harness.simulator.global_memory import GlobalMemory
 from harness.simulator.launch import Launch
 from harness.simulator.loaded import LoadedKernel
 from harness.simulator.machine_constants import PARAM_BASE
+from harness.simulator.ordering import Ordering
 from harness.simulator.program import EXIT, Branch, Exit, Jump, Wait
 from harness.simulator.ptx import Symbol
 from harness.simulator.shared import RANK_SHIFT, SharedMemory
@@ -34,6 +37,11 @@ from harness.simulator.timing import Units
 
 Array = npt.NDArray[Any]
 MAX_BLOCKS = 20_000_000
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 class Machine:
@@ -79,6 +87,12 @@ class Machine:
         self.mbarriers = MBarriers(self.rows, self.shared.size)
         self.named = NamedBarriers(self.rows)
         self.cluster_barriers = ClusterBarriers(len(clusters), count, warps_per_cta * self.cluster_size)
+        # What is ordered before what matters for tensor memory only.
+        self.ordering = (
+            Ordering(count, warps_per_cta * self.cluster_size)
+            if functional and kernel.uses_tensor_memory
+            else None
+        )
         self.live_warps = np.full(self.rows, warps_per_cta)
         self.step = 1
         self.unit_state: dict[str, Any] = {}  # what kinds of units keep for the whole machine (tensor memory)
@@ -116,15 +130,21 @@ class Machine:
         heapq.heappush(self._events, (float(time), self._order, action))
         self._order += 1
 
-    def note_barrier(self, c: Cohort, ready: Array) -> None:
-        """Warps of a cohort have passed a barrier: what others wrote before it, a fence of theirs now covers."""
-        np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint32(self.step))
+    def note_barrier(self, c: Cohort, ready: Array, kind: str, keys: Array, phases: Array) -> None:
+        """Warps of a cohort have passed barriers, `keys` of a kind, now in `phases` (each [W]).
+
+        What others wrote before it, a fence of theirs now covers; what others know to be over, so do they.
+        """
+        np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint64(self.step))
+        if self.ordering is not None and ready.any():
+            self.ordering.passed(kind, c.warps[ready], keys[ready], phases[ready])
 
     # The loop.
 
     def run(self) -> Array:
         """Run every CTA to its end; the clock of each row's end [rows], in cycles."""
-        with np.errstate(all="ignore"):
+        # Many small products: threads would only wait for each other.
+        with np.errstate(all="ignore"), _blas().limit(limits=1, user_api="blas"):
             while self._runnable or self._parked or self._events:
                 cohort = self._next()
                 if cohort is not None:
@@ -329,4 +349,6 @@ class Machine:
 
     def cta_name(self, row: int) -> str:
         """A CTA's coordinates in the grid."""
-        return str(tuple(int(self._specials[f"%ctaid.{axis}"][row * self.warps_per_cta, 0]) for axis in "xyz"))
+        return str(
+            tuple(int(self._specials[f"%ctaid.{axis}"][row * self.warps_per_cta, 0]) for axis in "xyz")
+        )

@@ -1,41 +1,136 @@
-"""A launch's modelled time: the machine run for its clocks alone, without the arithmetic."""
+"""Modelled time of a launch at any M: the event machine without the arithmetic of copies and tensor cores.
+
+A grid that fits the chip runs in one go; a larger one in waves of as many clusters as the SMs hold. All CTAs
+of a wave do the same on different tokens, so a few columns of the grid are simulated (all CTAs with the same
+x, which covers every partner of a merge), and the chip's L2 and memory serve them with the share that those
+columns have of the wave. What several columns read, the weight, comes from memory once: its bytes are charged
+to the simulated columns in the same proportion.
+
+A small grid is simulated whole; there the model equals the machine's full run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
+from harness.simulator.global_memory import GlobalMemory
+from harness.simulator.launch import Launch
+from harness.simulator.loaded import LoadedKernel
 from harness.simulator.machine import Machine
-from harness.simulator.run import RESIDENT, Program, memory_of
+from harness.simulator.run import Program, memory_of
+from harness.simulator.target import Target
 from harness.simulator.timing import Units
+
+Array = npt.NDArray[Any]
+# CTAs to simulate at least: enough that neighbours contend for what an SM or a cluster shares.
+REPRESENTATIVE = 8
+REGISTER_GRANULE = 8
+DEFAULT_REGISTERS = 168
 
 
 class Model:
-    """Times of one program's launches."""
+    """Modelled times of one artifact.
 
-    def __init__(self, program: Program) -> None:
-        self._program = program
+    `registers`: of a thread as compiled, by kernel name (from the cubin). `weights`: which arguments of a
+    launch all tokens share.
+    """
 
-    def microseconds(self, args: Sequence[torch.Tensor], *, warm: bool) -> float:
-        """The time of the launches that `args` leads to, one after the other."""
+    def __init__(
+        self,
+        program: Program,
+        registers: Mapping[str, int] | None = None,
+        target: Target | None = None,
+        weights: tuple[int, ...] = (1,),
+    ) -> None:
+        self.program = program
+        self.weights = weights
+        self.registers = dict(registers or {})
+        self.target = target
+
+    def microseconds(self, args: Sequence[Any], warm: bool = False) -> float:
+        """Time of one launch of the artifact on `args`; `warm`: the inputs lie in the L2 already."""
         memory = memory_of(args)
+        ranges = tuple(
+            (args[i].data_ptr(), args[i].data_ptr() + args[i].numel() * args[i].element_size())
+            for i in self.weights
+        )
+        launches = self.program.recorder.record(args)
         total = 0.0
-        for launch in self._program.recorder.record(args):
-            kernel = self._program.kernels[launch.kernel]
-            clusters = launch.ctas // launch.cluster_size
-            at_once = max(1, RESIDENT // launch.cluster_size)
-            for first in range(0, clusters, at_once):
-                chosen = np.arange(first, min(clusters, first + at_once))
-                units = WarmUnits(kernel.target) if warm else Units(kernel.target)
-                end = Machine(kernel, launch, memory, chosen, units, functional=False).run()
-                total += float(end.max()) / kernel.target.clock_mhz
+        for number, launch in enumerate(launches):
+            kernel = self.program.kernels[launch.kernel]
+            target = self.target or kernel.target
+            # What one kernel of a launch wrote, the next one finds in the L2.
+            total += (
+                self._cycles(kernel, launch, memory, target, warm or number > 0, ranges) / target.clock_mhz
+            )
         return total
 
+    def _cycles(
+        self,
+        kernel: LoadedKernel,
+        launch: Launch,
+        memory: GlobalMemory,
+        target: Target,
+        warm: bool,
+        ranges: tuple[tuple[int, int], ...],
+    ) -> float:
+        clusters = launch.ctas // launch.cluster_size
+        registers = self.registers.get(launch.kernel, DEFAULT_REGISTERS)
+        at_once = resident_clusters(kernel, launch, target, registers)
+        full, rest = divmod(clusters, at_once)
+        cycles = target.chip["launch_cycles"]
+        for number in range(min(full, 2)):
+            wave = self._run(kernel, launch, memory, target, at_once, warm, number > 0, ranges)
+            cycles += wave * (1 if number == 0 else full - 1)
+        if rest:
+            cycles += self._run(kernel, launch, memory, target, rest, warm, full > 0, ranges)
+        return cycles + max(0, full + bool(rest) - 1) * target.chip["wave_cycles"]
 
-class WarmUnits(Units):
-    """Everything that is loaded lies in the L2."""
+    def _run(
+        self,
+        kernel: LoadedKernel,
+        launch: Launch,
+        memory: GlobalMemory,
+        target: Target,
+        clusters: int,
+        warm: bool,
+        later: bool,
+        ranges: tuple[tuple[int, int], ...],
+    ) -> float:
+        """Cycles of one wave of `clusters`; `later`: the wave before has brought what all columns share."""
+        chosen = representative(launch, clusters)
+        units = Units(target, clusters, len(chosen), warm, later, ranges)
+        machine = Machine(kernel, launch, memory, chosen, units, functional=False)
+        return float(machine.run().max())
 
-    def is_fresh(self, tensor: int, corners: np.ndarray) -> np.ndarray:
-        return np.zeros(len(corners), np.bool_)
+
+def representative(launch: Launch, clusters: int) -> Array:
+    """Numbers of the clusters to simulate of a wave of `clusters`: whole columns of the grid."""
+    columns = launch.grid[0] // launch.cluster[0]
+    per_column = launch.ctas // launch.cluster_size // columns
+    wanted = -(-REPRESENTATIVE // (per_column * launch.cluster_size))
+    count = max(1, min(wanted, columns, clusters // per_column))
+    if columns * per_column <= clusters and columns * per_column * launch.cluster_size <= 2 * REPRESENTATIVE:
+        count = columns
+    return (np.arange(per_column)[:, None] * columns + np.arange(count)).reshape(-1)
+
+
+def resident_clusters(kernel: LoadedKernel, launch: Launch, target: Target, registers: int) -> int:
+    """Clusters that the chip holds at once: by shared memory, registers and threads of an SM, and by GPC."""
+    chip = target.chip
+    per_sm = min(
+        int(chip["shared_bytes"] + 1024)
+        // (kernel.shared_bytes(launch) + (-kernel.shared_bytes(launch)) % 128),
+        int(chip["registers"]) // (-(-registers // REGISTER_GRANULE) * REGISTER_GRANULE * launch.threads),
+        int(chip["max_threads"]) // launch.threads,
+    )
+    per_sm = max(1, per_sm)
+    gpcs, sms = int(chip["gpcs"]), target.sms
+    small = sms // gpcs // 2 * 2  # SMs come in pairs; what is left over makes some GPCs larger
+    larger = (sms - small * gpcs) // 2
+    sizes = [small + 2 * (number < larger) for number in range(gpcs)]
+    return max(1, sum(size * per_sm // launch.cluster_size for size in sizes))

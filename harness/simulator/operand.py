@@ -75,11 +75,13 @@ class Operand:
         per_distinct = np.stack([_step_indices(self, tuple(int(d) for d in row)) for row in distinct])
         return per_distinct[which.reshape(-1)]
 
-    def words(self, descriptors: NDArray[Any]) -> IndexArray:
-        """4-byte words of a CTA's shared memory that all steps read, [1 or G, n]; `descriptors` uint64 [G, S]."""
+    def words(self, descriptors: NDArray[Any]) -> tuple[IndexArray, IndexArray]:
+        """4-byte words of a CTA's shared memory that all steps read, [1 or G, n], and the 256-byte pages they
+        lie in, [1 or G, p]; `descriptors` uint64 [G, S]."""
         if (descriptors == descriptors[:1]).all():
             return _step_words(self, tuple(int(d) for d in descriptors[0]))
-        return np.concatenate([_step_words(self, tuple(int(d) for d in row)) for row in descriptors])
+        each = [_step_words(self, tuple(int(d) for d in row)) for row in descriptors]
+        return np.concatenate([words for words, _ in each]), np.concatenate([pages for _, pages in each])
 
     def _elements(self, chunks: SharedArray) -> FloatArray:
         """Values [G, rows, K] of gathered bytes: [G, rows, bytes along K] or [G, K, bytes along the rows]."""
@@ -96,10 +98,10 @@ def _step_indices(operand: Operand, descriptors: tuple[int, ...]) -> IndexArray:
 
 
 @lru_cache(maxsize=4096)
-def _step_words(operand: Operand, descriptors: tuple[int, ...]) -> IndexArray:
+def _step_words(operand: Operand, descriptors: tuple[int, ...]) -> tuple[IndexArray, IndexArray]:
     chunks = np.unique(_step_indices(operand, descriptors))
     words: IndexArray = (chunks[:, None] * (CHUNK // 4) + np.arange(CHUNK // 4)).reshape(1, -1)
-    return words
+    return words, np.unique(chunks // 16)[None]
 
 
 def gather_chunks(shared: SharedArray, cta: NDArray[Any], indices: IndexArray) -> SharedArray:

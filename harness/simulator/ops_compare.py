@@ -24,9 +24,9 @@ _ORDERED: dict[str, Callable[..., Any]] = {
 _UNSIGNED_NAMES = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}
 # Each unordered comparison is the negation of the opposite ordered one.
 _OPPOSITE = {"ltu": "ge", "leu": "gt", "gtu": "le", "geu": "lt"}
-_FLOAT_COMPARISONS = (*_ORDERED, "ne", "equ", "neu", *_OPPOSITE, "num", "nan")
-_COMPARISONS = " ".join((*_FLOAT_COMPARISONS, *_UNSIGNED_NAMES))
-_COMBINATIONS: dict[str, Callable[..., Any]] = {
+FLOAT_COMPARISONS = (*_ORDERED, "ne", "equ", "neu", *_OPPOSITE, "num", "nan")
+_COMPARISONS = " ".join((*FLOAT_COMPARISONS, *_UNSIGNED_NAMES))
+COMBINATIONS: dict[str, Callable[..., Any]] = {
     "and": np.logical_and,
     "or": np.logical_or,
     "xor": np.logical_xor,
@@ -58,7 +58,7 @@ def _comparison(form: Form) -> Execute:
     """The comparison that `form` names, of the operands' bits, as bool."""
     source = form.type
     if source in READERS:
-        compare, read = _float_comparison(form.one_of(*_FLOAT_COMPARISONS)), READERS[source]
+        compare, read = _float_comparison(form.one_of(*FLOAT_COMPARISONS)), READERS[source]
         if "ftz" in form and source == "f32":
             return lambda a, b: compare(read(flush(a)), read(flush(b)))
         return lambda a, b: compare(read(a), read(b))
@@ -75,7 +75,7 @@ def _comparison(form: Form) -> Execute:
 def setp(form: Form) -> Execute:
     """A comparison's predicate, combined with a third operand where `.and`, `.or` or `.xor` say so."""
     compare = _comparison(form)
-    combine = _COMBINATIONS.get(form.one_of(*_COMBINATIONS, default="none"))
+    combine = COMBINATIONS.get(form.one_of(*COMBINATIONS, default="none"))
     if combine is None:
         return compare
     return lambda a, b, c: combine(compare(a, b), c)
@@ -85,7 +85,7 @@ def setp(form: Form) -> Execute:
 def setp_both(form: Form) -> Execute:
     """`setp` of p|q: q is made from the negated comparison (and combined with the same operand)."""
     compare = _comparison(form)
-    combine = _COMBINATIONS.get(form.one_of(*_COMBINATIONS, default="none"))
+    combine = COMBINATIONS.get(form.one_of(*COMBINATIONS, default="none"))
 
     def execute(a: Bits, b: Bits, *c: Bits) -> tuple[Bits, Bits]:
         holds = compare(a, b)

@@ -1,4 +1,8 @@
-"""Conversions between numbers of 8 to 64 bits (PTX ISA 9.7.9 "... : cvt" and "... : cvt.pack")."""
+"""Conversions between integers and floats of 8 to 64 bits (PTX ISA 9.7.9 "... : cvt" and "... : cvt.pack").
+
+Any source is exact in float64 but for integers of 64 bits, which are rounded to odd, so that rounding to the
+target is right. Conversions to and from packed formats stand in `ops_convert_packed`.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from harness.simulator.errors import SimulationError
-from harness.simulator.float_bits import READERS, bits_f32, bits_f64, flush, saturate
+from harness.simulator.float_bits import READERS, WRITERS, bits_f32, flush, saturate
+from harness.simulator.number_formats import FORMATS, Rounding, encode
+from harness.simulator.ops_convert_packed import PACKED_TARGETS, from_two_floats
 from harness.simulator.registry import DTYPES, Bits, Execute, Form, instruction
-from harness.simulator.rounding import F32, F64, MODES, select, sum_f32, to_f32
+from harness.simulator.rounding import F64, MODES, Floats, integer_to_odd, select, to_f32
 
 _INTEGERS = "s8 u8 s16 u16 s32 u32 s64 u64"
 _TO_INTEGER: dict[str, Callable[..., Any]] = {
@@ -19,92 +25,107 @@ _TO_INTEGER: dict[str, Callable[..., Any]] = {
     "rmi": np.floor,
     "rpi": np.ceil,
 }
-_FLAGS = " ".join((*MODES, *_TO_INTEGER, "ftz", "sat"))
+_FLAGS = " ".join((*MODES, *_TO_INTEGER, "rna", "ftz", "sat", "satfinite", "relu", "pack"))
 
 
 def _integer(type_: str) -> Callable[[Bits], Any]:
     """Read the low bits of a register, which may be wider than the type, as integers."""
     dtype = DTYPES[type_]
-    unsigned = np.dtype(f"u{dtype.itemsize}")
+    unsigned = DTYPES[f"u{8 * dtype.itemsize}"]
     return lambda a: a.astype(unsigned, copy=False).view(dtype)
 
 
 def _as_register(values: Any) -> Bits:
     """Integers as bits; 8-bit ones extended to 16, the narrowest register they are kept in."""
-    dtype: np.dtype[Any] = values.dtype
-    if dtype.itemsize == 1:
-        dtype = np.dtype(f"{dtype.kind}2")
-        values = values.astype(dtype)
-    return values.view(DTYPES[f"u{8 * dtype.itemsize}"])
+    if values.dtype.itemsize == 1:
+        values = values.astype(f"{values.dtype.kind}2")
+    return values.view(DTYPES[f"u{8 * values.dtype.itemsize}"])
 
 
 @instruction("cvt", _INTEGERS, _FLAGS)
 def from_integer(form: Form) -> Execute:
     """An integer as another integer (wrapped, or clamped with `.sat`) or as a float."""
+    if "pack" in form:
+        return _packed_integers(form)
     target, source = _two_types(form)
-    if target in READERS:
-        return _integer_to_float(form, target, source)
-    read, dtype = _integer(source), DTYPES[target]
+    read = _integer(source)
+    if target not in DTYPES or target in READERS:
+        wide = integer_to_odd if source[1:] == "64" and target != "f64" else lambda x: x.astype(F64)
+        write = _float_writer(form, target)
+        return lambda a: write(wide(read(a)))
+    dtype = DTYPES[target]
     if "sat" not in form:
         return lambda a: _as_register(read(a).astype(dtype))
-    wide = np.iinfo(DTYPES[source])
-    limits = np.iinfo(dtype)
-    low = DTYPES[source].type(max(limits.min, wide.min))
-    high = DTYPES[source].type(min(limits.max, wide.max))
+    of_source, of_target = np.iinfo(DTYPES[source]), np.iinfo(dtype)
+    low = DTYPES[source].type(max(of_target.min, of_source.min))
+    high = DTYPES[source].type(min(of_target.max, of_source.max))
     return lambda a: _as_register(np.minimum(np.maximum(read(a), low), high).astype(dtype))
 
 
-def _integer_to_float(form: Form, target: str, source: str) -> Execute:
-    read, mode = _integer(source), form.one_of(*MODES)
-    if target == "f64":
-        if mode != "rn" and source[1:] == "64":
-            raise SimulationError(f"{form}: f64 rounds to nearest only")
-        return lambda a: read(a).astype(F64).view(np.uint64)
-    if target != "f32":
-        raise SimulationError(f"unknown conversion {form}")
-    if mode == "rn":
-        return lambda a: read(a).astype(F32).view(np.uint32)
-    if source[1:] != "64":
-        return lambda a: to_f32(read(a).astype(F64), mode).view(np.uint32)
-    word = 32
-
-    def execute(a: Bits) -> Bits:
-        value = read(a)
-        high = (value >> word).astype(F64) * F64(2.0**word)
-        return sum_f32(high, a.astype(np.uint32).astype(F64), mode).view(np.uint32)
-
-    return execute
-
-
-@instruction("cvt", "f32 f64", _FLAGS)
+@instruction("cvt", "f16 bf16 f32 f64", _FLAGS)
 def from_float(form: Form) -> Execute:
     """A float as an integer (always clamped) or as another float."""
+    if form.types[0] in PACKED_TARGETS:
+        return from_two_floats(form)
     target, source = _two_types(form)
-    if target not in READERS:
+    before: Execute = flush if "ftz" in form and source == "f32" else np.positive
+    if target in DTYPES and target not in READERS:
         return _float_to_integer(form, target, source)
+    read, write = READERS[source], _float_writer(form, target)
     whole = [_TO_INTEGER[name] for name in form.modifiers if name in _TO_INTEGER]
-    read = READERS[source]
-    limit = saturate if "sat" in form else (lambda x: x)
-    before = flush if "ftz" in form and source == "f32" else (lambda a: a)
-    after = flush if "ftz" in form and target == "f32" else (lambda a: a)
-    if (target, source) == ("f32", "f64") and not whole:
-        mode = form.one_of(*MODES)
-        return lambda a: after(bits_f32(limit(to_f32(read(a), mode))))
     if target == source and len(whole) <= 1:
+        limit: Callable[..., Any] = saturate if "sat" in form else np.positive
         change: Callable[..., Any] = whole[0] if whole else np.positive
-        write = bits_f32 if target == "f32" else bits_f64
-        return lambda a: write(limit(change(read(before(a)))))
-    if (target, source) == ("f64", "f32") and not whole:
-        return lambda a: limit(read(before(a)).astype(F64)).view(np.uint64)
-    raise SimulationError(f"unknown conversion {form}")
+        exact = WRITERS[target]
+        return lambda a: exact(limit(change(read(before(a)))))
+    if whole:
+        raise SimulationError(f"unknown conversion {form}")
+    return lambda a: write(read(before(a)).astype(F64))
+
+
+def _float_writer(form: Form, target: str) -> Callable[[Floats], Bits]:
+    """Rounds float64 to the target format, once, with the form's modifiers."""
+    mode = form.one_of(*MODES, "rna", default="rn")
+    limit: Callable[..., Any] = saturate if "sat" in form else np.positive
+    if target == "f64":
+        if mode != "rn":
+            raise SimulationError(f"{form}: f64 rounds to nearest only")
+        return lambda x: WRITERS["f64"](limit(x))
+    if target == "f32":
+        after: Execute = flush if "ftz" in form else np.positive
+        return lambda x: after(bits_f32(to_f32(limit(x), mode)))
+    satfinite, relu = "satfinite" in form, "relu" in form
+    if target == "tf32" and mode not in ("rn", "rz", "rna"):
+        raise SimulationError(f"{form}: tf32 has .rn, .rz and .rna only")
+    if mode == "rna":
+        return lambda x: _to_nearest_away_tf32(x, satfinite)
+    dtype = np.uint32 if target == "tf32" else np.uint16
+    number_format, rounding = FORMATS[target], Rounding(mode)
+    return lambda x: encode(limit(x), number_format, rounding, satfinite=satfinite, relu=relu).astype(dtype)[
+        ()
+    ]
+
+
+def _to_nearest_away_tf32(exact: Floats, satfinite: bool) -> Bits:
+    """f32 numbers rounded to 10 mantissa bits, ties away from zero; the exponent takes a carry by itself."""
+    bits = exact.astype(np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(1 << 12)) & np.uint32(0xFFFFE000)
+    if satfinite:
+        largest = (bits & np.uint32(1 << 31)) | np.uint32(0x7F7FE000)
+        rounded = select((rounded & np.uint32(0x7F800000)) == 0x7F800000, largest, rounded)
+    return select(exact != exact, np.uint32(FORMATS["tf32"].canonical_nan << 13), rounded)
 
 
 def _float_to_integer(form: Form, target: str, source: str) -> Execute:
     change, read, dtype = _TO_INTEGER[form.one_of(*_TO_INTEGER)], READERS[source], DTYPES[target]
-    before = flush if "ftz" in form and source == "f32" else (lambda a: a)
+    before: Execute = flush if "ftz" in form and source == "f32" else np.positive
     limits = np.iinfo(dtype)
     bound = F64(limits.max + 1)  # a power of two, exact where the largest integer is not
     largest, smallest = dtype.type(limits.max), dtype.type(limits.min)
+    # ISA, `cvt`: NaN becomes 0; with an f64 source or a 64-bit target, the integer of only the top bit.
+    of_nan = dtype.type(0)
+    if source == "f64" or dtype.itemsize == 8:
+        of_nan = np.array(1 << (8 * dtype.itemsize - 1), f"u{dtype.itemsize}").view(dtype)[()]
 
     def execute(a: Bits) -> Bits:
         value = change(read(before(a)).astype(F64))
@@ -113,7 +134,26 @@ def _float_to_integer(form: Form, target: str, source: str) -> Execute:
         if np.count_nonzero(inside) != inside.size:
             result = select(value >= bound, largest, result)
             result = select(value < limits.min, smallest, result)
+            result = select(value != value, of_nan, result)
         return _as_register(result)
+
+    return execute
+
+
+@instruction("cvt", "b32", "pack sat s2 u2 s4 u4")
+def _packed_integers(form: Form) -> Execute:
+    """`cvt.pack`: a above b, each clamped to the small type; the rest of the register are c's low bits."""
+    small = next(name for name in form.modifiers if name not in ("pack", "sat"))
+    width, is_signed = int(small[1:]), small[0] == "s"
+    low, high = (-(1 << (width - 1)), (1 << (width - 1)) - 1) if is_signed else (0, (1 << width) - 1)
+    shift, mask, above = np.uint32(width), np.uint32((1 << width) - 1), np.uint32(2 * width)
+
+    def clamped(x: Bits) -> Bits:
+        return np.clip(x.view(np.int32), low, high).view(np.uint32) & mask
+
+    def execute(a: Bits, b: Bits, *c: Bits) -> Bits:
+        both = (clamped(a) << shift) | clamped(b)
+        return both | (c[0] << above) if c else both
 
     return execute
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.simulator.errors import SimulationError
 from harness.simulator.float_bits import READERS, bits_f32, bits_f64, flush, flushing, saturate
-from harness.simulator.registry import Bits, Execute, Form, instruction
+from harness.simulator.registry import Execute, Form, instruction
 from harness.simulator.rounding import F32, F64, MODES, Floats, directed, select, sum_f32, to_f32
 
 _ROUNDED = " ".join((*MODES, "ftz", "sat"))
@@ -123,55 +123,6 @@ def sqrt(form: Form) -> Execute:
         return directed(nearest, a - np.square(nearest, dtype=F64), mode)
 
     return on_floats(form, root)
-
-
-_LIMITS = "ftz NaN xorsign abs"
-
-
-@instruction("min", "f32 f64", _LIMITS)
-def min_(form: Form) -> Execute:
-    """The smallest of two or three; -0 is below +0, and a NaN counts only with `.NaN` or if all are NaN."""
-    return _limit(form, np.fmin, np.minimum, np.bitwise_or)
-
-
-@instruction("max", "f32 f64", _LIMITS)
-def max_(form: Form) -> Execute:
-    """The largest of two or three; -0 is below +0, and a NaN counts only with `.NaN` or if all are NaN."""
-    return _limit(form, np.fmax, np.maximum, np.bitwise_and)
-
-
-def _limit(
-    form: Form, number: Callable[..., Any], strict: Callable[..., Any], of_zeros: Callable[..., Any]
-) -> Execute:
-    read, write = READERS[form.type], bits_f32 if form.type == "f32" else bits_f64
-    choose = strict if "NaN" in form else number
-    unsigned = np.dtype(f"u{form.dtype.itemsize}").type
-    sign = unsigned(1 << (8 * form.dtype.itemsize - 1))
-
-    def two(a: Bits, b: Bits) -> Bits:
-        result = choose(read(a), read(b))
-        zero = result == 0
-        bits = write(result)
-        if np.count_nonzero(zero):  # numpy does not order the zeros; bits do, where both operands are zeros
-            both = zero & (((a | b) << unsigned(1)) == 0)
-            bits = select(both, of_zeros(a, b), bits)
-        return bits
-
-    def with_sign(a: Bits, b: Bits) -> Bits:
-        limit = two(a & ~sign, b & ~sign)
-        return select(read(limit) == read(limit), limit | ((a ^ b) & sign), limit)
-
-    pairwise = (
-        with_sign if "xorsign" in form else (lambda a, b: two(a & ~sign, b & ~sign)) if "abs" in form else two
-    )
-
-    def execute(a: Bits, b: Bits, *more: Bits) -> Bits:
-        result = pairwise(a, b)
-        for operand in more:
-            result = pairwise(result, operand)
-        return result
-
-    return flushing(execute) if "ftz" in form else execute
 
 
 @instruction("abs", "f16 bf16 f16x2 bf16x2 f32 f64", "ftz")

@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.simulator.packed import halves
 from harness.simulator.registry import DTYPES, Bits, Execute, Form, instruction
 from harness.simulator.rounding import select
 
 INTEGERS = "s16 u16 s32 u32 s64 u64"
-PAIRS = "s16x2 u16x2"
 
 
 def on_values(form: Form, function: Callable[..., Any]) -> Execute:
@@ -229,17 +227,3 @@ def _with_relu(form: Form, operation: Callable[..., Any]) -> Callable[..., Any]:
     if "relu" not in form:
         return operation
     return lambda a, b: np.maximum(operation(a, b), form.dtype.type(0))
-
-
-def _paired(operation: Callable[..., Any]) -> Callable[[Form], Execute]:
-    def factory(form: Form) -> Execute:
-        """Two 16-bit integers in a b32 register."""
-        half = Form(form.opcode, tuple(name.removesuffix("x2") for name in form.modifiers))
-        return halves(on_values(half, _with_relu(half, operation)), np.uint16)
-
-    return factory
-
-
-instruction("add", PAIRS)(_paired(np.add))
-instruction("min", PAIRS, "relu")(_paired(np.minimum))
-instruction("max", PAIRS, "relu")(_paired(np.maximum))

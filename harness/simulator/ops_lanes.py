@@ -200,7 +200,7 @@ def redux(form: Form) -> Execute:
         values = _spread(a, members) + offset
         if members is not None:
             values = np.where(members, values, np.uint32(neutral))
-        reduced: Bits = operation.reduce(values, axis=1, keepdims=True)
+        reduced: Bits = operation.reduce(values, axis=1, keepdims=True, dtype=np.uint32)
         return reduced - offset
 
     return execute
@@ -216,7 +216,7 @@ def redux_f32(form: Form) -> Execute:
 
     def execute(a: Bits, mask: Bits, active: Mask | None = None) -> Bits:
         members = _members(mask, active)
-        values = _spread(a, members).view(np.float32)
+        values = bits_f32(_spread(a, members).view(np.float32)).view(np.float32)  # no signalling NaN is left
         if "abs" in form:
             values = np.abs(values)
         if members is not None:  # a lane that does not take part repeats the leader's value

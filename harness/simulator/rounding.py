@@ -15,16 +15,14 @@ import numpy as np
 
 F32 = np.float32
 F64 = np.float64
-U32 = np.uint32
-U64 = np.uint64
+I64 = np.int64
 Floats: TypeAlias = Any  # an array or a numpy scalar of floats
 
 MODES = ("rn", "rz", "rm", "rp")
 
 # A float64 that is a float32 or a midpoint between two of them has its low 28 bits clear.
-_BELOW_MIDPOINTS = U64((1 << 28) - 1)
-_ONE = U64(1)
-_INFINITY = F64(np.inf)
+_BELOW_MIDPOINTS = I64((1 << 28) - 1)
+_ONE, _SIGN = I64(1), I64(63)
 
 
 def select(condition: Any, yes: Any, no: Any) -> Any:
@@ -34,16 +32,29 @@ def select(condition: Any, yes: Any, no: Any) -> Any:
     return np.where(condition, yes, no)
 
 
-def odd_sum(a: Floats, b: Floats) -> Floats:
-    """The float64 sum of float64 `a` and `b` rounded to odd; Knuth's TwoSum gives the sum's error."""
+def _two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Knuth's TwoSum: the float64 nearest to a + b and the exact error of it."""
     total = a + b
     b_part = total - a
-    error = (a - (total - b_part)) + (b - b_part)
-    even = (total.view(U64) & _ONE) == 0
-    inexact = (np.abs(error) > 0) & even
-    if not np.count_nonzero(inexact):
+    return total, (a - (total - b_part)) + (b - b_part)
+
+
+def odd_sum(a: Floats, b: Floats) -> Floats:
+    """The float64 sum of float64 `a` and `b` rounded to odd."""
+    total, error = _two_sum(a, b)
+    bits = total.view(I64)
+    wrong = (np.abs(error) > 0) & ((bits & _ONE) == 0)
+    if not np.count_nonzero(wrong):
         return total
-    return select(inexact, np.nextafter(total, np.copysign(_INFINITY, error)), total)
+    # The next float64 towards the exact sum: larger in magnitude where total and error have the same sign.
+    step = ((bits ^ error.view(I64)) >> _SIGN) | _ONE
+    return (bits + step * wrong).view(F64)
+
+
+def integer_to_odd(value: Any) -> Floats:
+    """Integers of 64 bits as float64 rounded to odd: the sum of their two words."""
+    low = (value & 0xFFFFFFFF).astype(F64)
+    return odd_sum((value >> 32).astype(F64) * F64(2.0**32), low)
 
 
 def directed(nearest: Floats, error: Floats, mode: str) -> Floats:
@@ -73,9 +84,13 @@ def sum_f32(a: Floats, b: Floats, mode: str) -> Floats:
     if mode == "rn":
         total = a + b
         # Only a sum next to a float32 or to a midpoint can be rounded differently for its error's sake.
-        if np.count_nonzero((total.view(U64) & _BELOW_MIDPOINTS) == 0):
+        if np.count_nonzero((total.view(I64) & _BELOW_MIDPOINTS) == 0):
             total = odd_sum(a, b)
         return total.astype(F32)
+    total, error = _two_sum(a, b)
     if mode == "rm":
-        return to_f32(-odd_sum(-a, -b), mode)
-    return to_f32(odd_sum(a, b), mode)
+        zero = total == 0
+        if np.count_nonzero(zero):
+            total = select(zero & (np.signbit(a) | np.signbit(b)), F64(-0.0), total)
+    nearest = total.astype(F32)
+    return directed(nearest, (total - nearest) + error, mode)

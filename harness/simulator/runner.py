@@ -23,11 +23,14 @@ from harness.simulator.run import Program
 from harness.simulator.target import target_named
 from harness.timing import bytes_moved, floor_us, flops, summarize
 from harness.toolchain import TARGETS
+from kernels.family import OperandFormat
 
 FLOPS_PER_MAC = 2
 BF16_BITS = 16
 # Inputs of earlier trials that are kept: those of one problem at every M up to 16384 tokens are 0.5 GB.
 INPUT_CACHE_BYTES = 1 << 30
+# Which arguments of a launch all tokens share, as `kernels.family` has them.
+WEIGHTS = {OperandFormat.BF16: (1,), OperandFormat.NVFP4: (2, 3)}
 MODELS = {"sm_90a": "H100 SXM", "sm_100a": "B200", "sm_103a": "B300"}
 
 
@@ -68,7 +71,8 @@ class SimulatorRunner(Runner):
         except NotSimulatedError as error:
             raise _beyond(error) from None
         candidate = Candidate.of_manifest(artifact.manifest, program)
-        self._loaded = candidate, Model(program)
+        registers = {used.kernel: used.registers for used in artifact.manifest.resources}
+        self._loaded = candidate, Model(program, registers, weights=WEIGHTS[candidate.operand_format])
         return candidate
 
     def check(self, candidate: Candidate, seed: int, depth: CheckDepth | None = None) -> CheckResult:

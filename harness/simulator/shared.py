@@ -1,13 +1,13 @@
 """Shared memory of all resident CTAs, with a shadow that remembers who wrote each word and when.
 
-One row of `bytes` for each CTA. A shared address is `rank << 24 | offset`: the shared::cta window of a CTA lies
-in its cluster's shared::cluster window, at the CTA's rank (what `mapa` computes; PTX ISA, "State spaces", and
-CUTLASS's `Sm100MmaPeerBitMask`, which clears bit 24 to reach the even CTA of a pair).
+One row of `bytes` for each CTA. A shared address is `rank << 24 | offset`: the shared::cta window of a CTA
+lies in its cluster's shared::cluster window, at the CTA's rank (what `mapa` computes; PTX ISA, "State
+spaces", and CUTLASS's `Sm100MmaPeerBitMask`, which clears bit 24 to reach the even CTA of a pair).
 
-The shadow catches what hardware is silent about: a read of a word nobody wrote, and a read by the asynchronous
-proxy (TMA, tensor cores) of a word written by ordinary stores without a proxy fence in between (PTX ISA,
-"Async proxy"). A fence covers the writes of its own thread and, behind a barrier, those of the whole CTA before
-that barrier: causality order needs the fence on the path, in whichever thread.
+The shadow catches what hardware is silent about: a read of a word nobody wrote, and a read by the
+asynchronous proxy (TMA, tensor cores) of a word written by ordinary stores without a proxy fence in between
+(PTX ISA, "Async proxy"). A fence covers the writes of its own thread and, behind a barrier, those of the
+whole CTA before that barrier: causality order needs the fence on the path, in whichever thread.
 """
 
 from __future__ import annotations
@@ -21,94 +21,121 @@ Array = npt.NDArray[np.integer]
 RANK_SHIFT = 24
 OFFSET_MASK = (1 << RANK_SHIFT) - 1
 PAGE_WORDS = 64
+PAGE_BYTES = 4 * PAGE_WORDS
 CHUNK = np.dtype("V16")
 ASYNC = 0xFFFF
+WRITER_BITS = np.uint64(16)
 
 
 class SharedMemory:
-    """`rows` CTAs of `size` bytes each; `threads` of a CTA may write."""
+    """`rows` CTAs of `size` bytes each; `threads` of a CTA may write.
+
+    A word's stamp is `step << 16 | writer` of its last write, 0 when there was none. Whole pages that a tile
+    load fills are only noted in `loaded`: the stamps of their words count again once something else writes
+    there.
+    """
 
     def __init__(self, rows: int, size: int, threads: int) -> None:
         self.size = -(-size // 1024) * 1024
         self.limit = size
         self.bytes = np.zeros((rows, self.size), np.uint8)
-        self.words = self.bytes.view(np.uint32)
-        words = self.size // 4
-        self.written_at = np.zeros((rows, words), np.uint32)  # step of the last write; 0: never
-        self.writer = np.zeros((rows, words), np.uint16)  # thread of the last write, or ASYNC
-        self.fenced_at = np.zeros((rows, threads), np.uint32)  # step of a thread's last proxy fence
-        self.barrier_at = np.zeros(rows, np.uint32)  # step of the CTA's last barrier
-        self.covered = np.zeros(rows, np.uint32)  # writes before this step are covered by a fence behind a barrier
+        self.stamps = np.zeros((rows, self.size // 4), np.uint64)
+        self.loaded = np.zeros((rows, self.size // PAGE_BYTES), np.bool_)  # wholly written by the async proxy
+        self.mixed = np.zeros(
+            (rows, self.size // PAGE_BYTES), np.bool_
+        )  # ordinary stores have been here since
+        self.fenced_at = np.zeros((rows, threads), np.uint64)  # step of a thread's last proxy fence
+        self.barrier_at = np.zeros(rows, np.uint64)  # step of the CTA's last barrier
+        self.covered = np.zeros(
+            rows, np.uint64
+        )  # writes before this step are covered by a fence behind a barrier
         self.alive = np.ones(rows, np.bool_)
-        # Shortcuts: pages known to be wholly written, and those that ordinary stores have touched.
-        pages = words // PAGE_WORDS
-        self.complete = np.zeros((rows, pages), np.bool_)
-        self.generic = np.zeros((rows, pages), np.bool_)
 
     def index(self, rows: Array, offsets: Array, size: int, active: npt.NDArray[np.bool_] | None) -> Array:
         """Flat byte positions of `size`-byte accesses at `offsets` of CTAs `rows`, both checked."""
-        wrong = (offsets < 0) | (offsets + size > self.limit) | (offsets % size != 0)
-        dead = ~self.alive[rows]
+        wrong = (offsets < 0) | (offsets > self.limit - size)
+        if size > 1:
+            wrong |= (offsets & (size - 1)) != 0
+        dead = None if self.alive.all() else ~self.alive[rows]
         if active is not None:
-            wrong, dead = wrong & active, dead & active
+            wrong = wrong & active
         if wrong.any():
             offset = int(np.broadcast_to(offsets, wrong.shape)[wrong].flat[0])
             what = "misaligned" if offset % size else f"outside the CTA's {self.limit} bytes"
             raise SimulationError(f"shared address {offset:#x}, {size} bytes: {what}")
-        if dead.any():
+        if dead is not None and (dead if active is None else dead & active).any():
             raise SimulationError("access to the shared memory of a CTA that has exited")
         return rows.astype(np.int64) * self.size + offsets
 
     def check_initialized(self, words: Array, active: npt.NDArray[np.bool_] | None) -> None:
         """Raise unless every flat word position has been written."""
-        unwritten = self.written_at.reshape(-1)[words] == 0
+        unwritten = self.stamps.reshape(-1)[words] == 0
         if active is not None:
             unwritten = unwritten & active
+        if not unwritten.any():
+            return
+        unwritten = unwritten & ~self.loaded.reshape(-1)[words // PAGE_WORDS]
         if unwritten.any():
             word = int(np.broadcast_to(words, unwritten.shape)[unwritten].flat[0])
             raise SimulationError(f"read of shared memory nobody wrote, at {4 * word % self.size:#x}")
 
     def mark(self, words: Array, writers: Array | int, step: int) -> None:
-        """Note a write of flat word positions."""
-        self.written_at.reshape(-1)[words] = step
-        self.writer.reshape(-1)[words] = writers
-        if not (isinstance(writers, int) and writers == ASYNC):
-            self.generic.reshape(-1)[words // PAGE_WORDS] = True
+        """Note ordinary writes of flat word positions by threads of their CTA."""
+        self.stamps.reshape(-1)[words] = np.uint64(step << 16) | np.asarray(writers, np.uint64)
+        self.mixed.reshape(-1)[words // PAGE_WORDS] = True
+
+    def mark_loaded(self, rows: Array, offsets: Array, size: int, step: int) -> None:
+        """Note tiles of `size` bytes at `offsets` [n] of CTAs `rows` [n], written by the async proxy."""
+        pages = (offsets // PAGE_BYTES)[:, None] + np.arange(-(-size // PAGE_BYTES) + 1)
+        whole = (pages * PAGE_BYTES >= offsets[:, None]) & (
+            (pages + 1) * PAGE_BYTES <= offsets[:, None] + size
+        )
+        if whole.sum() * PAGE_BYTES == len(rows) * size:
+            row, page = np.broadcast_to(rows[:, None], pages.shape)[whole], pages[whole]
+            reset = self.mixed[row, page]
+            if reset.any():
+                words = page[reset, None] * PAGE_WORDS + np.arange(PAGE_WORDS)
+                self.stamps[row[reset, None], words] = np.uint64(step << 16 | ASYNC)
+                self.mixed[row[reset], page[reset]] = False
+            self.loaded[row, page] = True
+            return
+        words = offsets[:, None] // 4 + np.arange(size // 4)
+        self.stamps[rows[:, None], words] = np.uint64(step << 16 | ASYNC)
+        # Part of a page: its words' stamps must tell, also of those that tile loads wrote before.
+        self.mixed[rows[:, None], words // PAGE_WORDS] = True
 
     def fence(self, rows: Array, threads: Array, step: int) -> None:
         """A proxy fence by threads (flat arrays)."""
         self.fenced_at[rows, threads] = step
         np.maximum.at(self.covered, rows, self.barrier_at[rows])
 
-    def check_async_read(self, rows: Array, words: Array) -> None:
-        """A read of words [n] or [G, n] of CTAs `rows` [G] through the asynchronous proxy."""
-        pages = np.unique(words // PAGE_WORDS)
-        if bool(self.complete[np.ix_(rows, pages)].all()) and not self.generic[np.ix_(rows, pages)].any():
+    def check_async_read(self, rows: Array, words: Array, pages: Array | None = None) -> None:
+        """A read of words [1 or G, n] of CTAs `rows` [G] by the async proxy; `pages`: theirs, if known."""
+        if pages is None:
+            pages = np.unique(words // PAGE_WORDS)
+        if self.loaded[rows[:, None], pages].all() and not self.mixed[rows[:, None], pages].any():
             return
-        written = self.written_at[rows[:, None], words]
-        if (written == 0).any():
-            group, place = np.argwhere(written == 0)[0]
-            word = np.broadcast_to(words, written.shape)[group, place]
-            raise SimulationError(f"asynchronous read of shared memory nobody wrote, at {4 * int(word):#x}")
-        writer = self.writer[rows[:, None], words]
-        threads = np.where(writer == ASYNC, 0, writer)
-        dirty = (
-            (writer != ASYNC)
-            & (self.fenced_at[rows[:, None], threads] < written)
-            & (self.covered[rows][:, None] < written)
-        )
+        stamps = self.stamps[rows[:, None], words]
+        page = np.broadcast_to(words // PAGE_WORDS, stamps.shape)
+        loaded = self.loaded[rows[:, None], page]
+        unwritten = (stamps == 0) & ~loaded
+        if unwritten.any():
+            group, place = np.argwhere(unwritten)[0]
+            word = int(np.broadcast_to(words, stamps.shape)[group, place])
+            raise SimulationError(f"asynchronous read of shared memory nobody wrote, at {4 * word:#x}")
+        writer = stamps & np.uint64(ASYNC)
+        ordinary = (writer != ASYNC) & (stamps != 0) & self.mixed[rows[:, None], page]
+        written = stamps >> WRITER_BITS
+        threads = np.where(ordinary, writer, 0).astype(np.int64)
+        dirty = ordinary & (self.fenced_at[rows[:, None], threads] < written)
+        dirty &= self.covered[rows][:, None] < written
         if dirty.any():
             group, place = np.argwhere(dirty)[0]
-            word = np.broadcast_to(words, written.shape)[group, place]
+            word = int(np.broadcast_to(words, stamps.shape)[group, place])
             raise SimulationError(
-                f"asynchronous read of shared memory at {4 * int(word):#x} that thread {writer[group, place]} wrote "
-                "without a fence.proxy.async behind it"
+                f"asynchronous read of shared memory at {4 * word:#x} that thread "
+                f"{int(writer[group, place])} wrote without a fence.proxy.async behind it"
             )
-        first = pages[:, None] * PAGE_WORDS + np.arange(PAGE_WORDS)
-        for row in np.unique(rows):
-            self.complete[row, pages] = (self.written_at[row][first] > 0).all(1)
-            ordinary = self.writer[row][first] != ASYNC
-            self.generic[row, pages] = (ordinary & (self.written_at[row][first] > 0)).any(1)
 
     def chunks(self) -> npt.NDArray[np.void]:
         """The same bytes as 16-byte chunks [rows, size / 16]."""

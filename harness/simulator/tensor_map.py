@@ -5,7 +5,7 @@ The layout is NVIDIA's own and not documented. It was read off the code that ptx
 off the descriptors that the DSL's host code packs inline for tensors of known shape. Words of 32 bits:
 
     0-1      address, 57 bits
-    2        3:0 = 2 (tiled)       6:4 rank - 1           10:7 data type      12:11 interleave
+    2        3:0 = 2 or 0          6:4 rank - 1           10:7 data type      12:11 interleave
              14:13 swizzle span    15 fill with NaN       16 tf32             18:17 L2 promotion
              20:19 swizzle atom    21 the tensor spans 128 KiB or more
     3-6      strides / 16 of dimensions 1 to 4, low 32 bits
@@ -28,7 +28,8 @@ from harness.simulator.errors import SimulationError
 
 BYTES = 128
 _WORDS = struct.Struct("<Q14I")
-_TILED = 2
+# What the DSL's host code writes, and what the driver does (580.159.04 on an H100): a GPU takes both.
+KINDS = (2, 0)
 _ADDRESS_BITS = 57
 SPAN_BYTES = 128 * 1024
 
@@ -64,9 +65,13 @@ class DataType(Enum):
 
     @property
     def shared_bits(self) -> int:
-        """Bits of one element in shared memory: the 16-byte aligned packed types leave gaps there."""
-        padded = self in (DataType.PACKED_16U4_ALIGN16B, DataType.PACKED_16U6_ALIGN16B)
-        return 8 if padded else self.global_bits
+        """Bits that an element takes of shared memory."""
+        return 8 if self.padded else self.global_bits
+
+    @property
+    def padded(self) -> bool:
+        """Whether each 16 elements take 16 bytes of shared memory, data first, whatever their width."""
+        return self in (DataType.PACKED_16U4_ALIGN16B, DataType.PACKED_16U6_ALIGN16B)
 
     @property
     def is_float(self) -> bool:
@@ -122,7 +127,7 @@ class TensorMap:
     """A tiled tensor map of `rank` dimensions, the fastest first; `strides` are those of dimensions 1 and up.
 
     Extents and boxes count elements, strides are in bytes. `l2_promotion` is CUtensorMapL2promotion's number.
-    `spans_128_kib` belongs to the encoding and changes nothing about what is copied.
+    `spans_128_kib` and `kind` belong to the encoding and change nothing about what is copied.
     """
 
     address: int
@@ -136,12 +141,23 @@ class TensorMap:
     l2_promotion: int = 2
     nan_fill: bool = False
     spans_128_kib: bool = True
+    kind: int = KINDS[0]
 
     @property
     def rank(self) -> int:
         return len(self.extents)
 
 
+# The swizzles of the types that are padded in shared memory (cuda.h, cuTensorMapEncodeTiled).
+_PADDED_SWIZZLES = {
+    DataType.PACKED_16U4_ALIGN16B: (Swizzle.NONE, Swizzle.BYTES_128, Swizzle.BYTES_128_ATOM_32),
+    DataType.PACKED_16U6_ALIGN16B: (
+        Swizzle.NONE,
+        Swizzle.BYTES_128,
+        Swizzle.BYTES_128_ATOM_32,
+        Swizzle.BYTES_128_ATOM_64,
+    ),
+}
 _DATA_TYPES = {kind.value[1:]: kind for kind in DataType}
 _SWIZZLES = {mode.value[1:]: mode for mode in Swizzle}
 
@@ -151,7 +167,7 @@ def decode(raw: bytes) -> TensorMap:
     if len(raw) != BYTES:
         raise SimulationError(f"a tensor map has {BYTES} bytes, not {len(raw)}")
     address, flags, *words = _WORDS.unpack_from(raw)
-    if flags & 0xF != _TILED or flags >> 22 or address >> _ADDRESS_BITS:
+    if flags & 0xF not in KINDS or flags >> 22 or address >> _ADDRESS_BITS:
         raise SimulationError(f"tensor map of unknown kind: address {address:#x}, flags {flags:#010x}")
     rank = (flags >> 4 & 7) + 1
     high, sizes = words[4], words[10]
@@ -183,6 +199,7 @@ def decode(raw: bytes) -> TensorMap:
         flags >> 17 & 3,
         bool(flags >> 15 & 1),
         bool(flags >> 21 & 1),
+        flags & 0xF,
     )
     check(found)
     return found
@@ -195,7 +212,7 @@ def encode(tensor_map: TensorMap) -> bytes:
     type_bits, tf32 = m.data_type.value[1:]
     span, atom = m.swizzle.value[1:]
     fields = (
-        (_TILED, 0),
+        (m.kind, 0),
         (m.rank - 1, 4),
         (type_bits, 7),
         (int(m.interleave), 11),
@@ -224,17 +241,18 @@ def encode(tensor_map: TensorMap) -> bytes:
 
 def check(tensor_map: TensorMap) -> None:
     """Raises `SimulationError` for what cuTensorMapEncodeTiled refuses (cuda.h states the requirements)."""
-    for reason in _reasons(tensor_map):
+    for reason in illegal_reasons(tensor_map):
         raise SimulationError(f"illegal tensor map: {reason}")
 
 
-def _reasons(m: TensorMap) -> list[str]:
-    wide = m.data_type in (DataType.PACKED_16U4_ALIGN16B, DataType.PACKED_16U6_ALIGN16B)
+def illegal_reasons(m: TensorMap) -> list[str]:
+    """Which requirements `m` breaks, each with its value."""
+    padded = m.data_type.padded
     interleaved = m.interleave is not Interleave.NONE
-    align = 32 if wide or m.interleave is Interleave.BYTES_32 else 16
+    align = 32 if padded or m.interleave is Interleave.BYTES_32 else 16
     lengths = (len(m.strides) + 1, len(m.box), len(m.element_strides))
     inner_bytes = m.box[0] * m.data_type.shared_bits // 8
-    multiple = {DataType.PACKED_16U4_ALIGN8B: 2}.get(m.data_type, 128 if wide else 1)
+    multiple = {DataType.PACKED_16U4_ALIGN8B: 2}.get(m.data_type, 128 if padded else 1)
     rules = (
         (not (3 if interleaved else 1) <= m.rank <= 5, f"rank {m.rank}"),
         (set(lengths) != {m.rank}, f"{lengths} strides, box extents and element strides for rank {m.rank}"),
@@ -246,7 +264,7 @@ def _reasons(m: TensorMap) -> list[str]:
             f"strides {m.strides}: multiples of {align} below 2^40",
         ),
         (any(not 1 <= b <= 256 for b in m.box), f"box {m.box}: from 1 to 256"),
-        (wide and m.box[0] != 128, f"box {m.box} of {m.data_type.name}: 128 elements wide"),
+        (padded and m.box[0] != 128, f"box {m.box} of {m.data_type.name}: 128 elements wide"),
         (any(not 1 <= s <= 8 for s in m.element_strides), f"element strides {m.element_strides}: 1 to 8"),
         (not interleaved and inner_bytes % 16, f"box of {inner_bytes} bytes: a multiple of 16"),
         (
@@ -256,6 +274,10 @@ def _reasons(m: TensorMap) -> list[str]:
         (
             m.interleave is Interleave.BYTES_32 and m.swizzle is not Swizzle.BYTES_32,
             f"32-byte interleave with swizzle {m.swizzle.name}: only BYTES_32",
+        ),
+        (
+            padded and m.swizzle not in _PADDED_SWIZZLES[m.data_type],
+            f"{m.data_type.name} with swizzle {m.swizzle.name}",
         ),
         (m.nan_fill and not m.data_type.is_float, f"{m.data_type.name} filled with NaN"),
         (not 0 <= m.l2_promotion <= 3, f"L2 promotion {m.l2_promotion}"),

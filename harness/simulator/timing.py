@@ -1,9 +1,10 @@
 """Time: what a block costs a warp, and the units that warps share, each with a clock of its own.
 
-A warp's clock advances by each block it runs: by the dependent latencies on its way, or by the cycles its scheduler
-needs to issue for all warps that run the same block, whichever is longer. Waiting on a barrier moves the clock
-to the event that completes it. Asynchronous copies queue at their SM, their GPC, the L2 and the memory; matrix
-products at their SM's tensor cores. Every number comes from the target's table (`harness.simulator.target`).
+A warp's clock advances by each block it runs: by the dependent latencies on its way, or by the cycles its
+scheduler needs to issue for all warps that run the same block, whichever is longer. Waiting on a barrier
+moves the clock to the event that completes it. Asynchronous copies queue at their SM, their GPC, the L2 and
+the memory; matrix products at their SM's tensor cores. Every number comes from the target's table
+(`harness.simulator.target`).
 """
 
 from __future__ import annotations
@@ -74,19 +75,38 @@ def _written(instruction: Instruction) -> list[str]:
 
 
 class Units:
-    """The chip's shared units during one launch. Clocks are in SM cycles from the launch's start.
+    """The chip's shared units during one launch. Clocks are in SM cycles from the CTAs' start.
 
-    `share` is the part of the chip's L2 and memory that the simulated CTAs have to themselves.
+    Of `clusters` that run at once, `simulated` are in the machine: they get that share of the L2 and the
+    memory. `warm`: every input lies in the L2. `shared`: addresses (first, end) of what all columns of the
+    grid read, the weight; `shared_in_l2`: it lies there already.
     """
 
-    def __init__(self, target: Target, share: float = 1.0) -> None:
+    def __init__(
+        self,
+        target: Target,
+        clusters: int = 1,
+        simulated: int = 1,
+        warm: bool = False,
+        shared_in_l2: bool = False,
+        shared: tuple[tuple[int, int], ...] = (),
+    ) -> None:
         self.target = target
+        self.shared_ranges = shared
+        self.warm, self.shared_in_l2 = warm, shared_in_l2
+        chip = target.chip
+        share = simulated / max(clusters, simulated)
         self.share = share
-        self._fetched: set[tuple[int, int]] = set()
-        self.sm_free = np.zeros(target.sms * 32)
-        self.tensor_free = np.zeros(target.sms * 32)
+        # A GPC takes in no more than so much: few clusters reach few GPCs.
+        gpcs = min(chip["gpcs"], max(clusters, simulated))
+        self.l2_rate = min(chip["l2_bytes"], chip["gpc_bytes"] * gpcs) * share
+        self.dram_rate = chip["dram_bytes"] * share
+        slots = target.sms * 64
+        self.sm_free = np.zeros(slots)
+        self.tensor_free = np.zeros(slots)
+        self.fetched = np.zeros((slots, 0), np.bool_)
         self.l2_free = self.dram_free = 0.0
-        self.seen: set[Any] = set()
+        self.seen: dict[Any, float] = {}
         self._stand_ins: dict[tuple[int, ...], Array] = {}
 
     def place(self, rows: int, cluster_size: int) -> Array:
@@ -95,44 +115,60 @@ class Units:
 
     def start_of(self, sms: Array) -> Array:
         """The clock with which a CTA starts on each SM."""
-        return np.full(len(sms), self.target.chip["launch_cycles"])
+        return np.zeros(len(sms))
 
     def issue(self, c: Cohort, cost: BlockCost) -> None:
         """Advance the clocks of a cohort by one block."""
         cycles = np.maximum(cost.latency, cost.issue * c.sharing)
-        key = (cost.index, 0)
-        if key not in self._fetched:
-            self._fetched.add(key)
-            cycles = cycles + cost.code_bytes / self.target.chip["instruction_bytes"]
+        if cost.index >= self.fetched.shape[1]:
+            more = np.zeros((len(self.fetched), cost.index + 64 - self.fetched.shape[1]), np.bool_)
+            self.fetched = np.concatenate([self.fetched, more], 1)
+        sms = c.machine.sm_of_row[c.rows]
+        first = ~self.fetched[sms, cost.index]
+        if first.any():
+            self.fetched[sms, cost.index] = True
+            cycles = cycles + first * (cost.code_bytes / self.target.chip["instruction_bytes"])
         c.clock = c.clock + cycles
 
-    def load(self, sms: Array, sizes: Array, times: Array, fresh: Array) -> Array:
-        """When tile loads of `sizes` bytes, issued at `times` into `sms`, have arrived; `fresh`: from memory."""
+    def load(
+        self, sms: Array, sizes: Array, traffic: Array, times: Array, tiles: list[Any], shared: bool
+    ) -> Array:
+        """When tile loads issued at `times` into `sms` have arrived.
+
+        `sizes`: bytes of each box; `traffic`: those of them that lie in the tensor; `tiles`: what identifies
+        each tile, so that it comes from memory once; `shared`: all columns of the grid read these tiles.
+        """
         chip = self.target.chip
         order = np.argsort(times, kind="stable")
-        done = np.empty(len(times))
         start = np.empty(len(times))
+        cost = np.zeros(len(times))
+        at_memory = np.zeros(len(times))
         for index in order:
             sm = sms[index]
-            start[index] = max(times[index] + chip["tma_issue_cycles"], self.sm_free[sm])
+            start[index] = max(times[index], self.sm_free[sm]) + chip["tma_issue_cycles"]
             self.sm_free[sm] = start[index] + sizes[index] / chip["sm_bytes"]
-        self.l2_free, at_l2 = _queue(start[order], sizes[order] / (chip["l2_bytes"] * self.share), self.l2_free)
+            tile = tiles[index]
+            known = self.seen.get(tile)
+            if known is not None:
+                at_memory[index] = known
+            elif not self.warm and not (shared and self.shared_in_l2):
+                # A tile that all columns read comes once for all of them.
+                cost[index] = traffic[index] * (self.share if shared else 1.0)
+                at_memory[index] = -1.0
+        self.l2_free, at_l2 = _queue(start[order], traffic[order] / self.l2_rate, self.l2_free)
+        done = np.empty(len(times))
         done[order] = at_l2 + chip["l2_latency"]
-        late = order[fresh[order]]
-        if len(late):
-            rate = chip["dram_bytes"] * self.share
-            self.dram_free, at_dram = _queue(start[late], sizes[late] / rate, self.dram_free)
-            done[late] = np.maximum(done[late], at_dram + chip["dram_latency"])
-        return np.maximum(done, self.sm_free[sms])
+        fresh = order[at_memory[order] < 0]
+        if len(fresh):
+            self.dram_free, served = _queue(start[fresh], cost[fresh] / self.dram_rate, self.dram_free)
+            at_memory[fresh] = served + chip["dram_latency"]
+            for index in fresh:
+                self.seen[tiles[index]] = at_memory[index]
+        return np.maximum(np.maximum(done, at_memory), self.sm_free[sms])
 
-    def is_fresh(self, tensor: int, corners: Array) -> Array:
-        """Which tiles nobody has loaded in this launch: those come from memory, the others from the L2."""
-        fresh = np.empty(len(corners), np.bool_)
-        for index, corner in enumerate(corners.tolist()):
-            key = (tensor, *corner)
-            fresh[index] = key not in self.seen
-            self.seen.add(key)
-        return fresh
+    def is_shared(self, address: int) -> bool:
+        """Whether all columns of the grid read the tensor at `address`."""
+        return any(first <= address < end for first, end in self.shared_ranges)
 
     def store(self, sms: Array, sizes: Array, times: Array) -> Array:
         """When tile stores have left shared memory and reached the L2."""
@@ -148,6 +184,15 @@ class Units:
             self.tensor_free[sm] = start + cycles
             done[index] = start + cycles
         return done + self.target.chip["mma_latency"]
+
+    def occupy_tensor_cores(self, sms: Array, cycles: float, times: Array) -> Array:
+        """When operations of `cycles` each, issued at `times` [G] to the SMs `sms` [G, P] together, end."""
+        ends = np.empty(len(times))
+        for index in np.argsort(times, kind="stable"):
+            both = sms[index]
+            end = max(times[index], *self.tensor_free[both]) + cycles
+            self.tensor_free[both] = ends[index] = end
+        return ends
 
     def mma_macs(self, bits: int) -> float:
         """Products a cycle and SM of operands of `bits` bits."""

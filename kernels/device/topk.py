@@ -100,13 +100,15 @@ class TopK:
             # The largest logit is the first, since softmax has no bias.
             values = [cute.math.exp(value - values[0]) for value in values]
         if problem.renorm:
-            denominator = values[0]
+            total = values[0]
             for value in values[1:]:
-                denominator = denominator + value
-        if denominator is not None:
-            is_zero = denominator == 0.0
-            divisor = select_(is_zero, Float32(1.0), denominator)
+                total = total + value
+            is_zero = total == 0.0
+            divisor = select_(is_zero, Float32(1.0), total)
             values = [select_(is_zero, Float32(0.0), value / divisor) for value in values]
+        elif denominator is not None:
+            # It is 0 only where every logit is NaN, and then so is every weight.
+            values = [value / denominator for value in values]
         return [value * problem.routed_scale for value in values]
 
 

@@ -33,6 +33,8 @@ from kernels.sm100.work import Work
 EPILOGUE_BARRIER = 1
 # Staged logits in flight in the rolled loop: enough to cover the latency of exp, rcp and sqrt.
 ROLLED = 4
+# Logits stored at once: 16 bytes.
+VECTOR = 4
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,13 @@ class Epilogue:
     ) -> None:
         """Consume one logit of this thread's token; `index` counts experts from the CTA's first."""
         raise NotImplementedError
+
+    def take_subtile(
+        self, state: Any, values: cute.Tensor, first: Int32, token_tile: Int32, place: Place, out: Outputs
+    ) -> None:
+        """Consume a subtile of this thread's token: `values` [epi_n], of the experts from `first` on."""
+        for column in range(self.config.epi_n):
+            self.take(state, values[column] * place.alpha, first + column, token_tile, place, out)
 
     def finish(self, state: Any, turn: Int32, token_tile: Int32, place: Place, out: Outputs) -> None:
         """After the last expert tile of a token tile, the `turn`-th of this CTA."""
@@ -157,9 +166,7 @@ class Epilogue:
                         if step == release_step:
                             self.give_back(accumulators, read)
                         first = tile * c.expert_tile + subtile * c.epi_n
-                        for column in cutlass.range_constexpr(c.epi_n):
-                            logit = values[column] * place.alpha
-                            self.take(state, logit, first + column, token_tile, place, out)
+                        self.take_subtile(state, values, first, token_tile, place, out)
                     if const_expr(c.iter_acc_early_release is None):
                         self.give_back(accumulators, read)
                 read.advance()
@@ -286,6 +293,37 @@ class LogitsEpilogue(Epilogue):
         expert = place.work.first_expert_tile * c.expert_tile + index
         if token < out.weights.shape[0] and expert < self.problem.experts:
             out.weights[token, expert] = logit
+
+    @cute.jit
+    def take_subtile(
+        self, state: Any, values: cute.Tensor, first: Int32, token_tile: Int32, place: Place, out: Outputs
+    ) -> None:
+        c, experts = self.config, self.problem.experts
+        if const_expr(experts % VECTOR):
+            super().take_subtile(state, values, first, token_tile, place, out)
+        else:
+            token = token_tile * c.token_tile + place.thread % c.token_tile
+            expert = place.work.first_expert_tile * c.expert_tile + first
+            if token < out.weights.shape[0]:
+                for column in cutlass.range_constexpr(0, c.epi_n, VECTOR):
+                    if expert + column < experts:
+                        self.store_vector(values, column, token, expert, place, out)
+
+    def store_vector(
+        self,
+        values: cute.Tensor,
+        column: int,
+        token: Int32,
+        expert: Int32,
+        place: Place,
+        out: Outputs,
+    ) -> None:
+        """Store the logits of `VECTOR` experts of one token at once."""
+        vector = cute.make_rmem_tensor((VECTOR,), Float32)
+        for element in range(VECTOR):
+            vector[element] = values[column + element] * place.alpha
+        offset = cute.assume(token * self.problem.experts + expert + column, divby=VECTOR)
+        cute.autovec_copy(vector, cute.make_tensor(out.weights.iterator + offset, cute.make_layout(VECTOR)))
 
     def finish(self, state: Any, turn: Int32, token_tile: Int32, place: Place, out: Outputs) -> None:
         pass

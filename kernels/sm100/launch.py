@@ -20,6 +20,7 @@ from kernels.sm100.epilogue import LogitsEpilogue
 from kernels.sm100.gemm import Sm100RouterGemm
 
 TMA_ALIGNMENT = 16
+WORKSPACE_ALIGNMENT = 16  # logits are stored four at a time
 
 
 def _compile(launch: Any, problem: RouterProblem) -> Any:
@@ -40,7 +41,7 @@ def _compile(launch: Any, problem: RouterProblem) -> Any:
         tensor(Uint8, (b_scale_rows, scale_columns), TMA_ALIGNMENT),
         tensor(Float32, (problem.experts,), 4),
         tensor(Float32, (1,), 4),
-        tensor(Float32, (cute.sym_int32(),), 4),
+        tensor(Float32, (cute.sym_int32(),), WORKSPACE_ALIGNMENT),
         tensor(Float32, (m, problem.top_k), 4),
         tensor(Int32, (m, problem.top_k), 4),
         make_fake_stream(use_tvm_ffi_env_stream=True),

@@ -116,6 +116,8 @@ def test_tensor_memory_is_allocated_and_freed_once(compiled: Compiled) -> None:
     group = compiled.config.cta_group
     (allocated,) = re.findall(rf"tcgen05\.alloc\.cta_group::{group}\.\S+\s+\[\S+\], (\S+);", compiled.ptx)
     (freed,) = re.findall(rf"tcgen05\.dealloc\.cta_group::{group}\.\S+\s+\S+, (\S+);", compiled.ptx)
+    (gemm,) = (kernel for kernel in compiled.manifest.resources if "RouterGemm" in kernel.kernel)
+    assert gemm.tmem_columns == compiled.config.tmem_allocation
     assert compiled.constant(allocated) == compiled.config.tmem_allocation == compiled.constant(freed)
     assert compiled.has(rf"tcgen05\.relinquish_alloc_permit\.cta_group::{group}\b")
 

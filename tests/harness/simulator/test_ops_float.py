@@ -7,12 +7,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.simulator.errors import SimulationError
 from harness.simulator.instruction_set import lookup
-from tests.harness.simulator.exact import NAN, SPECIAL_F32, f32_bits, f32_operands, f32_value, rounded
+from tests.harness.simulator.exact import NAN, SPECIAL_F32, f32_bits, f32_operands, f32_value, given, rounded
 
 MODES = ("rn", "rz", "rm", "rp")
 
