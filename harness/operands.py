@@ -67,9 +67,7 @@ def random_inputs(
     return as_inputs(a, b, normal(problem.experts, scale=BIAS_SCALE if problem.bias else 0.0), operand_format)
 
 
-def as_inputs(
-    a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, operand_format: OperandFormat
-) -> Inputs:
+def as_inputs(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, operand_format: OperandFormat) -> Inputs:
     """The operands of bf16 a [M, K] and b [E, K] in a family's format."""
     if operand_format is OperandFormat.BF16:
         return Inputs((a, b), bias, torch.ones(1, device=a.device))

@@ -57,12 +57,17 @@ def new_figure(width: float, height: float, *, head: float = 0.62) -> Figure:
 def finish(figure: Figure, study: Study, title: str, subtitle: str) -> None:
     """Put the title, what is shown, where it comes from and, on modelled figures, the watermark."""
     write_texts(figure, title, subtitle, caption(study))
-    width, height = figure.get_size_inches()
     if is_modelled(study):
-        figure.text(
-            0.5, 0.5, "MODELLED", fontsize=11 * min(width, 1.5 * height), fontweight="bold", color=VERMILION,
-            alpha=0.16, rotation=24, ha="center", va="center", zorder=100,
-        )  # fmt: skip
+        mark_modelled(figure)
+
+
+def mark_modelled(figure: Figure) -> None:
+    """The watermark across a figure of the simulator's times."""
+    width, height = figure.get_size_inches()
+    figure.text(
+        0.5, 0.5, "MODELLED", fontsize=11 * min(width, 1.5 * height), fontweight="bold", color=VERMILION,
+        alpha=0.16, rotation=24, ha="center", va="center", zorder=100,
+    )  # fmt: skip
 
 
 def is_modelled(study: Study) -> bool:
