@@ -80,7 +80,8 @@ def mma(instruction: Instruction) -> Run:
             scale_a, scale_b = (operand(c, m, here, value, np.uint32) for value in rest[:2])
             rest = rest[2:]
         elif masked:
-            disabled = np.stack([operand(c, m, here, value, np.uint32) for value in rest[0]], 1)
+            lanes = np.stack([operand(c, m, here, value, np.uint32) for value in rest[0]], 1)
+            disabled = lanes if lanes.any() else None
             rest = rest[1:]
         enable, *scale_input = rest
         codes = operand(c, m, here, descriptor, np.uint32)
