@@ -18,8 +18,9 @@ from harness.simulator.ptx import Address, Instruction, Vector
 from harness.simulator.tcgen05_copy import SHAPES
 from harness.simulator.tcgen05_instruction import Kind, Mma, decode_mma
 from harness.simulator.tcgen05_layout import LaneLayout
+from harness.simulator.tensor_issue import Issued
 from harness.simulator.tensor_memory import LANES, QUADRANT, column_of
-from harness.simulator.tensor_unit import Issued, TensorUnit, tensor_unit
+from harness.simulator.tensor_unit import TensorUnit, tensor_unit
 
 Array = npt.NDArray[Any]
 COLLECTOR = ("discard", "fill", "use", "lastuse")
@@ -136,7 +137,7 @@ def _multiply(unit: TensorUnit, one: Issued, shape: Mma, times: Array) -> None:
 
 
 def claim(unit: TensorUnit, one: Issued, places: list[tuple[str, Array, int]]) -> None:
-    """Check that the columns of (role, address [G], columns) are allocated, and that what they held is over."""
+    """Check that the columns of each (role, address [G], columns) are allocated and not in use."""
     for role, address, columns in places:
         first = column_of(address)
         for cta in one.ctas.T:
@@ -210,7 +211,7 @@ def commit(instruction: Instruction) -> Run:
             unit.shadow.committed()
 
         def arrive(times: Array) -> None:
-            if ordering is not None:
+            if ordering is not None and clocks is not None:
                 ordering.deliver("mbarrier", clocks[which], keys, machine.mbarriers.phase[keys])
             machine.mbarriers.arrive(keys, 1, times[which])
 

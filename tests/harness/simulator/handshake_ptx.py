@@ -1,8 +1,8 @@
 """A PTX kernel that hands an accumulator back and forth between four epilogue warps and an MMA warp.
 
-The epilogue warps fill tensor memory with zeros (`tcgen05.st`); then, for two rounds, the MMA warp adds a product of
-matrices of ones, K = 16, and the epilogue warps read the sum and release the accumulator. Thread t stores the
-sum of row t after each round. Every synchronizing line has a name, so that a test can leave it out.
+The epilogue warps fill tensor memory with zeros (`tcgen05.st`); then, for two rounds, the MMA warp adds a
+product of matrices of ones, K = 16, and the epilogue warps read the sum and release the accumulator. Thread t
+stores the sum of row t after each round. Lines that matter have a name, so that a test can leave them out.
 """
 
 from __future__ import annotations

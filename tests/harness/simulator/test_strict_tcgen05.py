@@ -20,8 +20,12 @@ from tests.harness.simulator.gemm_reference import make_operands
 UNORDERED = "and nothing orders the two: "
 AFTER = UNORDERED + "the barrier between them counts with a tcgen05.fence::after_thread_sync behind it"
 COMMIT = UNORDERED + "want a wait for a tcgen05.commit behind it"
-RELEASE_LOAD = UNORDERED + "want a tcgen05.wait::ld, a tcgen05.fence::before_thread_sync and a barrier behind it"
-RELEASE_STORE = UNORDERED + "want a tcgen05.wait::st, a tcgen05.fence::before_thread_sync and a barrier behind it"
+RELEASE_LOAD = (
+    UNORDERED + "want a tcgen05.wait::ld, a tcgen05.fence::before_thread_sync and a barrier behind it"
+)
+RELEASE_STORE = (
+    UNORDERED + "want a tcgen05.wait::st, a tcgen05.fence::before_thread_sync and a barrier behind it"
+)
 
 
 def test_the_kernel_is_right_without_a_defect() -> None:
@@ -87,7 +91,11 @@ MMA = "tcgen05.mma.cta_group::1.kind::f16.collector::a::discard [%r5], %rd3, %rd
         ("dealloc", f"{DEALLOC} %r5, 64;", "the allocation there has 32"),
         ("dealloc", f"{DEALLOC} %r5, 32; {DEALLOC} %r5, 32;", "nothing is allocated there"),
         ("product", MMA, "mma issued by 32 lanes of a warp: want one thread"),
-        ("product", f"add.s32 %r5, %r5, 16; @%p6 {MMA}", "columns 16 to 47 of tensor memory are not allocated"),
+        (
+            "product",
+            f"add.s32 %r5, %r5, 16; @%p6 {MMA}",
+            "columns 16 to 47 of tensor memory are not allocated",
+        ),
         (
             "released",
             f"RELEASED: tcgen05.ld.sync.aligned.32x32b.x16.b32 {{{LAST_HALF}}}, [%r7+16];",
@@ -147,7 +155,7 @@ SCALED = "gemm_nvf4_1cta_n128_c1x1_s3"
         (
             "gemm_f16_1cta_n128_c1x1_s1",
             released_too_soon,
-            r"a copy overwrites shared memory of CTA 0 .* which tcgen05\.mma\S* \(PTX line \d+\) may still read",
+            r"a copy overwrites shared memory of CTA 0 .* which tcgen05\.mma\S* \(PTX .* may still read",
         ),
         (
             "gemm_f16_2cta_n128_c2x1_s3",
@@ -166,7 +174,11 @@ SCALED = "gemm_nvf4_1cta_n128_c1x1_s3"
         ),
         (SCALED, replaced(r"\ttcgen05\.cp[^;]*;", ""), "nobody wrote tensor memory of CTA 0"),
         (SCALED, replaced(r"\ttcgen05\.dealloc[^;]*;", ""), "a CTA exits with 256 columns"),
-        (SCALED, replaced(r"mov\.b32 \t(%r\d+), 256;(?=\s+tcgen05\.alloc)", r"mov.b32 \t\1, 128;"), "not allocated"),
+        (
+            SCALED,
+            replaced(r"mov\.b32 \t(%r\d+), 256;(?=\s+tcgen05\.alloc)", r"mov.b32 \t\1, 128;"),
+            "not allocated",
+        ),
     ],
 )
 def test_a_defect_in_a_gemm(
