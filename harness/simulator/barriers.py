@@ -1,7 +1,7 @@
 """mbarriers, named barriers and cluster barriers of all resident CTAs, with the time of every completion.
 
-PTX ISA, "Parallel synchronization and communication instructions: mbarrier", "bar{.cta}", "barrier.cluster". Times
-are clocks in cycles; a barrier's phase completes at the latest of what completes it.
+PTX ISA, "Parallel synchronization and communication instructions: mbarrier", "bar{.cta}", "barrier.cluster".
+Times are clocks in cycles; a barrier's phase completes at the latest of what completes it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ class MBarriers:
 
     def passed(self, keys: Array, parity: Array) -> Array:
         """Whether the phase of this parity has completed (PTX ISA, mbarrier.test_wait.parity)."""
-        return (self.phase[keys] & 1) != parity
+        over: Array = (self.phase[keys] & 1) != parity
+        return over
 
     def name(self, key: int) -> str:
         return f"the mbarrier at {self.offsets[key // self.rows]:#x} of CTA {key % self.rows}"
@@ -101,8 +102,8 @@ class MBarriers:
     def describe(self, key: int) -> str:
         """An mbarrier's state, for a person."""
         return (
-            f"{self.name(key)} (phase {self.phase[key]}, {self.pending[key]} of {self.count[key]} arrivals and "
-            f"{self.bytes[key]} transaction bytes outstanding)"
+            f"{self.name(key)} (phase {self.phase[key]}, {self.pending[key]} of {self.count[key]} arrivals "
+            f"and {self.bytes[key]} transaction bytes outstanding)"
         )
 
     def check_drained(self, rows: Array) -> None:
@@ -130,7 +131,9 @@ class NamedBarriers:
         if (ids < 0).any() or (ids >= NAMED).any():
             raise SimulationError(f"named barrier {int(ids.flat[0])}: from 0 to {NAMED - 1}")
         if (threads % 32).any() or (threads <= 0).any():
-            raise SimulationError(f"a named barrier for {int(threads.flat[0])} threads: want a multiple of 32")
+            raise SimulationError(
+                f"a named barrier for {int(threads.flat[0])} threads: want a multiple of 32"
+            )
         waiting = self.arrived[rows, ids] > 0
         if (waiting & (self.threads[rows, ids] != threads)).any():
             raise SimulationError(f"warps disagree about the threads of named barrier {int(ids.flat[0])}")
@@ -178,7 +181,9 @@ class ClusterBarriers:
         self.settle(clusters)
 
     def settle(self, clusters: Array) -> None:
-        done = np.unique(clusters[(self.arrived[clusters] >= self.expected[clusters]) & (self.arrived[clusters] > 0)])
+        done = np.unique(
+            clusters[(self.arrived[clusters] >= self.expected[clusters]) & (self.arrived[clusters] > 0)]
+        )
         self.arrived[done] = 0
         self.generation[done] += 1
         self.completed_at[done] = self.latest[done]

@@ -2,12 +2,13 @@
 
 An *effect* is registered under the parts that its opcode begins with; the longest registered prefix wins. Its
 factory gets the instruction (for modifiers and operand forms) and returns `run(c, m, *operands)`: `c` is the
-cohort, `m` its mask of active lanes (None: all, else bool [W, 32] or what broadcasts to it), and the operands are
-registers' raw bits, Python integers for literals, tuples for vectors, `(address, coordinates)` for TMA operands.
-With `writes`, the first operand is the destination and `run` returns its bits (a tuple for a vector).
+cohort, `m` its mask of active lanes (None: all, else bool [W, 32] or what broadcasts to it), and the operands
+are registers' raw bits, Python integers for literals, tuples for vectors, `(address, coordinates)` for TMA
+operands. With `writes`, the first operand is the destination and `run` returns its bits (a tuple for a
+vector).
 
-A *wait* ends a block. `begin(c, m, *operands)` does what arriving does and returns arrays with one row for each
-warp; `poll(c, token)` tells which warps may go on and the clock of each when it does.
+A *wait* ends a block. `begin(c, m, *operands)` does what arriving does and returns arrays with one row for
+each warp; `poll(c, token)` tells which warps may go on and the clock of each when it does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError

@@ -1,7 +1,7 @@
 """Loads, stores and atomics in global, shared, cluster and parameter memory.
 
-PTX ISA, "Data movement and conversion instructions: ld, st, atom, red, mapa, prefetch" and "State spaces". A generic
-address below 2^32 is a shared one: the simulator's global addresses are the host's, which lie above.
+PTX ISA, "Data movement and conversion instructions: ld, st, atom, red, mapa, prefetch" and "State spaces". A
+generic address below 2^32 is a shared one: the simulator's global addresses are the host's, which lie above.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ def register_bytes(size: int) -> int:
 
 
 def shared_place(c: Cohort, address: Any, active: Array | None = None) -> tuple[Array, Array]:
-    """(row, offset) of shared::cluster addresses, each [W, 32] or [W, 1]; what inactive lanes hold is no address."""
+    """(row, offset) of shared::cluster addresses, each [W, 32] or [W, 1].
+
+    What inactive lanes hold is no address.
+    """
     offsets = np.asarray(address).astype(np.int64)
     if active is not None and offsets.ndim == 2 and offsets.shape[1] > 1:
         offsets = np.where(active, offsets, 0)
@@ -157,7 +160,7 @@ def _restricted(c: Cohort, m: Any, offsets: Array) -> Array | None:
         return None
     active = c.active(m)
     # An address the whole warp shares is read once, by whoever is active.
-    return active.any(1, keepdims=True) if offsets.ndim < 2 or offsets.shape[1] == 1 else active
+    return active if offsets.ndim == 2 and offsets.shape[1] > 1 else np.any(active, 1, keepdims=True)
 
 
 def _misaligned(addresses: Array, size: int, active: Array | None, space: str) -> None:
@@ -288,7 +291,11 @@ def _atomic(instruction: Instruction) -> Run:
 
     def run(c: Cohort, m: Any, address: Any, value: Any, other: Any = 0) -> Array:
         active = c.active(m)
-        addresses, values, others = c.lanes(address), c.lanes(_narrowed(value, size)), c.lanes(_narrowed(other, size))
+        addresses, values, others = (
+            c.lanes(address),
+            c.lanes(_narrowed(value, size)),
+            c.lanes(_narrowed(other, size)),
+        )
         result = np.zeros(active.shape, np.dtype(f"u{size}"))
         is_shared = _is_shared(c, space, address, active)
         for warp, lane in np.argwhere(active):
@@ -306,14 +313,14 @@ def _atomic(instruction: Instruction) -> Run:
 
 @effect("mapa", writes=True)
 def map_address(instruction: Instruction) -> Run:
-    wide = instruction.parts[-1] == "u64"
+    kind: Any = np.uint64 if instruction.parts[-1] == "u64" else np.uint32
 
     def run(c: Cohort, m: Any, address: Any, rank: Any) -> Any:
         ranks = np.asarray(rank & 0xFFFFFFFF if isinstance(rank, int) else rank)
         # A rank that the cluster has not gives an address that no access may use.
-        kind = np.uint64 if wide else np.uint32
-        offset = np.asarray(address).astype(kind) & kind(OFFSET_MASK)
-        return offset | (ranks.astype(kind) << kind(RANK_SHIFT))
+        offset: Any = np.asarray(address).astype(kind) & kind(OFFSET_MASK)
+        shifted: Any = ranks.astype(kind) << kind(RANK_SHIFT)
+        return offset | shifted
 
     return run
 

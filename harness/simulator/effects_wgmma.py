@@ -1,8 +1,8 @@
 """`wgmma`: products issued, committed in groups, and waited for.
 
-PTX ISA, "Asynchronous warpgroup level matrix instructions". All steps of a commit group into one accumulator are one
-matrix product. An accumulator in flight lives here as a tile, and its registers are empty: reading one before the
-wait is an error, as it is on the machine.
+PTX ISA, "Asynchronous warpgroup level matrix instructions". All steps of a commit group into one accumulator
+are one matrix product. An accumulator in flight lives here as a tile, and its registers are empty: reading
+one before the wait is an error, as it is on the machine.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def mma_async(instruction: Instruction) -> Run:
         negate_b=scale_b == -1,
     )
 
-    def run(c: Cohort, m: Any, r: list[Any], target: tuple[int, ...], a: Any, b: Any, keep: Any, *rest: Any) -> None:
+    def run(
+        c: Cohort, m: Any, r: list[Any], target: tuple[int, ...], a: Any, b: Any, keep: Any, *rest: Any
+    ) -> None:
         if m is not None and not c.active(m).all():
             raise SimulationError("wgmma by some lanes of a warpgroup only")
         state = warpgroups(c)
@@ -129,7 +131,9 @@ def mma_async(instruction: Instruction) -> Run:
             _take_in(c, state, r, target, shape, keeps)
         if from_registers:
             codes = np.stack([c.lanes(r[index]) for index in a], 1).reshape(groups, WARPS, len(a), LANES)
-            fragment = np.ascontiguousarray(codes.transpose(0, 2, 1, 3)).reshape(groups, len(a), WARPS * LANES)
+            fragment = np.ascontiguousarray(codes.transpose(0, 2, 1, 3)).reshape(
+                groups, len(a), WARPS * LANES
+            )
             pending.a.append(shape.a_from_registers(fragment))
         else:
             pending.a.append(_descriptor(c, a))
@@ -152,7 +156,9 @@ def _take_in(
         if not keeps.any() or all(np.ndim(r[i]) == 0 and r[i] == 0 for i in target):
             state.tiles[target] = np.zeros((groups, 64, shape.n), np.float32)
         else:
-            codes = np.stack([c.lanes(r[index]) for index in target]).reshape(len(target), groups, WARPS * LANES)
+            codes = np.stack([c.lanes(r[index]) for index in target]).reshape(
+                len(target), groups, WARPS * LANES
+            )
             state.tiles[target] = shape.d_from_registers(np.ascontiguousarray(codes.transpose(1, 0, 2)))
     state.shapes[target] = shape
     for index in target:
@@ -174,7 +180,9 @@ def commit_group(instruction: Instruction) -> Run:
                 state.tiles[target] = machine.units.stand_in(state.tiles[target].shape)
             state.last_group[target] = len(state.done)
         state.pending.clear()
-        state.done.append(machine.units.multiply(machine.sm_of_row[c.rows[::WARPS]], cycles, c.clock[::WARPS]))
+        state.done.append(
+            machine.units.multiply(machine.sm_of_row[c.rows[::WARPS]], cycles, c.clock[::WARPS])
+        )
 
     return run
 

@@ -1,7 +1,7 @@
 """Global memory: the host memory of registered tensors, under its own addresses.
 
-An access outside every registered range, or misaligned, is an error. Ranges are exactly the tensors': a kernel
-that writes one element past an output is caught at the access.
+An access outside every registered range, or misaligned, is an error. Ranges are exactly the tensors': a
+kernel that writes one element past an output is caught at the access.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class GlobalMemory:
         """Make `size` bytes at `base` accessible; the caller keeps them alive."""
         if size == 0:
             return
-        view = np.frombuffer((ctypes.c_uint8 * size).from_address(base), np.uint8)
+        view: npt.NDArray[np.uint8] = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(base))
         self._allocations.append(Allocation(name, base, view))
         self._allocations.sort(key=lambda allocation: allocation.base)
         self._bases = [allocation.base for allocation in self._allocations]

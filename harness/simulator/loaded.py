@@ -14,7 +14,8 @@ from harness.simulator.ptx import Instruction, Kernel, Module, parse
 from harness.simulator.target import Target, target_named
 from harness.simulator.timing import BlockCost, block_costs
 
-# The first KiB of a CTA's shared memory belongs to the system (CUDA programming guide, compute capability 9.0).
+# The first KiB of a CTA's shared memory belongs to the system (CUDA C++ Programming Guide, "Compute
+# Capability 9.0").
 RESERVED_SMEM_BYTES = 1024
 
 

@@ -1,9 +1,9 @@
 """The PTX text that the DSL emits, as instructions: a parser of the statements, and nothing of their meaning.
 
-Grammar from the PTX ISA, "Syntax" and "State spaces, types, and variables". Only what compiled kernels contain
-is taken: one module, entries without calls, registers, shared variables. Anything else is a `SimulationError`
-with its line. Names in a nested scope (inline assembly declares registers and labels there) are made unique,
-so that a kernel's body is one flat list.
+Grammar from the PTX ISA, "Syntax" and "State spaces, types, and variables". Only what compiled kernels
+contain is taken: one module, entries without calls, registers, shared variables. Anything else is a
+`SimulationError` with its line. Names in a nested scope (inline assembly declares registers and labels there)
+are made unique, so that a kernel's body is one flat list.
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ _LABEL = re.compile(r"\s*([$%A-Za-z_][\w$]*)\s*:(?!:)")
 _GUARD = re.compile(r"@(!?)\s*([%\w$]+)\s+")
 _NAME = r"[$%A-Za-z_][\w$.]*"
 _ENTRY = re.compile(r"(?:\.visible|\.weak)?\s*\.entry\s+([\w$]+)\s*\((.*?)\)([^{]*)\{", re.DOTALL)
-_PARAM = re.compile(r"\.param\s+(?:\.align\s+(\d+)\s+)?\.([a-z])(\d+)(?:\s+\.ptr\S*(?:\s+\.\w+)*)?\s+([\w$]+)(?:\[(\d+)\])?")
+_PARAM = re.compile(
+    r"\.param\s+(?:\.align\s+(\d+)\s+)?\.([a-z])(\d+)(?:\s+\.ptr\S*(?:\s+\.\w+)*)?\s+([\w$]+)(?:\[(\d+)\])?"
+)
 _SHARED = re.compile(
     r"(?:\.extern|\.visible|\.weak|\.common)?\s*\.shared\s+(?:\.align\s+(\d+)\s+)?\.[a-z](\d+)\s+([\w$]+)(?:\[(\d*)\])?$"
 )
@@ -395,7 +397,8 @@ class _Operands:
     def _address(self) -> Address:
         base = self._operand()
         assert isinstance(base, Reg | Symbol | Imm)
-        offset, coordinates = 0, ()
+        offset = 0
+        coordinates: tuple[Operand, ...] = ()
         if isinstance(base, Symbol):
             base, offset = Symbol(base.name), base.offset
         while (token := self._next()) != "]":
@@ -411,4 +414,5 @@ class _Operands:
 def _literal(token: str) -> int:
     if token[:2].lower() in ("0f", "0d"):
         return int(token[2:], 16)
-    return int(token.rstrip("Uu"), 0) & 0xFFFF_FFFF_FFFF_FFFF if not token.startswith("-") else int(token.rstrip("Uu"), 0)
+    value = int(token.rstrip("Uu"), 0)
+    return value if value < 0 else value & 0xFFFF_FFFF_FFFF_FFFF

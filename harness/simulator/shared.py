@@ -1,13 +1,13 @@
 """Shared memory of all resident CTAs, with a shadow that remembers who wrote each word and when.
 
-One row of `bytes` for each CTA. A shared address is `rank << 24 | offset`: the shared::cta window of a CTA lies
-in its cluster's shared::cluster window, at the CTA's rank (what `mapa` computes; PTX ISA, "State spaces", and
-CUTLASS's `Sm100MmaPeerBitMask`, which clears bit 24 to reach the even CTA of a pair).
+One row of `bytes` for each CTA. A shared address is `rank << 24 | offset`: the shared::cta window of a CTA
+lies in its cluster's shared::cluster window, at the CTA's rank (what `mapa` computes; PTX ISA, "State
+spaces", and CUTLASS's `Sm100MmaPeerBitMask`, which clears bit 24 to reach the even CTA of a pair).
 
-The shadow catches what hardware is silent about: a read of a word nobody wrote, and a read by the asynchronous
-proxy (TMA, tensor cores) of a word written by ordinary stores without a proxy fence in between (PTX ISA,
-"Async proxy"). A fence covers the writes of its own thread and, behind a barrier, those of the whole CTA before
-that barrier: causality order needs the fence on the path, in whichever thread.
+The shadow catches what hardware is silent about: a read of a word nobody wrote, and a read by the
+asynchronous proxy (TMA, tensor cores) of a word written by ordinary stores without a proxy fence in between
+(PTX ISA, "Async proxy"). A fence covers the writes of its own thread and, behind a barrier, those of the
+whole CTA before that barrier: causality order needs the fence on the path, in whichever thread.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ WRITER_BITS = np.uint64(16)
 class SharedMemory:
     """`rows` CTAs of `size` bytes each; `threads` of a CTA may write.
 
-    A word's stamp is `step << 16 | writer` of its last write, 0 when there was none. Whole pages that a tile load
-    fills are only noted in `loaded`: the stamps of their words count again once something else writes there.
+    A word's stamp is `step << 16 | writer` of its last write, 0 when there was none. Whole pages that a tile
+    load fills are only noted in `loaded`: the stamps of their words count again once something else writes
+    there.
     """
 
     def __init__(self, rows: int, size: int, threads: int) -> None:
@@ -40,10 +41,14 @@ class SharedMemory:
         self.bytes = np.zeros((rows, self.size), np.uint8)
         self.stamps = np.zeros((rows, self.size // 4), np.uint64)
         self.loaded = np.zeros((rows, self.size // PAGE_BYTES), np.bool_)  # wholly written by the async proxy
-        self.mixed = np.zeros((rows, self.size // PAGE_BYTES), np.bool_)  # ordinary stores have been here since
+        self.mixed = np.zeros(
+            (rows, self.size // PAGE_BYTES), np.bool_
+        )  # ordinary stores have been here since
         self.fenced_at = np.zeros((rows, threads), np.uint64)  # step of a thread's last proxy fence
         self.barrier_at = np.zeros(rows, np.uint64)  # step of the CTA's last barrier
-        self.covered = np.zeros(rows, np.uint64)  # writes before this step are covered by a fence behind a barrier
+        self.covered = np.zeros(
+            rows, np.uint64
+        )  # writes before this step are covered by a fence behind a barrier
         self.alive = np.ones(rows, np.bool_)
 
     def index(self, rows: Array, offsets: Array, size: int, active: npt.NDArray[np.bool_] | None) -> Array:
@@ -80,9 +85,11 @@ class SharedMemory:
         self.mixed.reshape(-1)[words // PAGE_WORDS] = True
 
     def mark_loaded(self, rows: Array, offsets: Array, size: int, step: int) -> None:
-        """Note tiles of `size` bytes at `offsets` [n] of CTAs `rows` [n], written by the asynchronous proxy."""
+        """Note tiles of `size` bytes at `offsets` [n] of CTAs `rows` [n], written by the async proxy."""
         pages = (offsets // PAGE_BYTES)[:, None] + np.arange(-(-size // PAGE_BYTES) + 1)
-        whole = (pages * PAGE_BYTES >= offsets[:, None]) & ((pages + 1) * PAGE_BYTES <= offsets[:, None] + size)
+        whole = (pages * PAGE_BYTES >= offsets[:, None]) & (
+            (pages + 1) * PAGE_BYTES <= offsets[:, None] + size
+        )
         if whole.sum() * PAGE_BYTES == len(rows) * size:
             row, page = np.broadcast_to(rows[:, None], pages.shape)[whole], pages[whole]
             reset = self.mixed[row, page]
@@ -103,7 +110,7 @@ class SharedMemory:
         np.maximum.at(self.covered, rows, self.barrier_at[rows])
 
     def check_async_read(self, rows: Array, words: Array, pages: Array | None = None) -> None:
-        """A read of words [1 or G, n] of CTAs `rows` [G] through the asynchronous proxy; `pages`: theirs, if known."""
+        """A read of words [1 or G, n] of CTAs `rows` [G] by the async proxy; `pages`: theirs, if known."""
         if pages is None:
             pages = np.unique(words // PAGE_WORDS)
         if self.loaded[rows[:, None], pages].all() and not self.mixed[rows[:, None], pages].any():
@@ -126,8 +133,8 @@ class SharedMemory:
             group, place = np.argwhere(dirty)[0]
             word = int(np.broadcast_to(words, stamps.shape)[group, place])
             raise SimulationError(
-                f"asynchronous read of shared memory at {4 * word:#x} that thread {int(writer[group, place])} wrote "
-                "without a fence.proxy.async behind it"
+                f"asynchronous read of shared memory at {4 * word:#x} that thread "
+                f"{int(writer[group, place])} wrote without a fence.proxy.async behind it"
             )
 
     def chunks(self) -> npt.NDArray[np.void]:
