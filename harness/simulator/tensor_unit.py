@@ -1,8 +1,8 @@
 """The tensor cores' queue: what `tcgen05.mma` and `tcgen05.cp` have issued and what of it is complete.
 
 Products and copies of one thread execute in the order of issue, when the next commit behind them is due:
-operands in shared memory are read then, as late as hardware might. Until then what they read is in flight, and
-a copy that overwrites it is an error.
+operands in shared memory are read then, as late as hardware might. Until then what they read is in flight,
+and a copy that overwrites it is an error.
 """
 
 from __future__ import annotations
