@@ -1,4 +1,7 @@
-"""What simulator tests share. The simulator runs under `np.errstate(all="ignore")`: wrapping and infinities are what instructions do."""
+"""What the simulator's tests share.
+
+The simulator runs under `np.errstate(all="ignore")`: wrapping and infinities are what instructions do.
+"""
 
 from __future__ import annotations
 
