@@ -18,6 +18,8 @@ from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Address, Instruction
 
 Array = npt.NDArray[Any]
+# 32-bit registers of an SM (CUDA C++ Programming Guide, "Compute Capabilities", the same for 9.0 and 10.x).
+REGISTER_FILE = 64 * 1024
 
 
 def barrier_places(c: Cohort, m: Any, address: Any) -> tuple[Array, Array, Array]:
@@ -135,7 +137,8 @@ class _MbarrierWait:
             first = np.argmax(active, 1)
             chosen = offsets[np.arange(len(first)), first]
             if (np.where(active, offsets, chosen[:, None]) != chosen[:, None]).any():
-                raise SimulationError("lanes of one warp wait for different mbarriers")
+                different = (np.where(active, offsets, chosen[:, None]) != chosen[:, None]).any(1)
+                raise SimulationError("lanes of one warp wait for different mbarriers", different)
             rows = np.broadcast_to(rows, offsets.shape)[np.arange(len(first)), first]
             offsets = chosen
         else:
@@ -239,7 +242,7 @@ class _ClusterWait:
         barriers = c.machine.cluster_barriers
         generation = barriers.arrived_for[c.warps].copy()
         if (generation < 0).any():
-            raise SimulationError("barrier.cluster.wait without an arrive before it")
+            raise SimulationError("barrier.cluster.wait without an arrive before it", generation < 0)
         barriers.arrived_for[c.warps] = -1
         return (generation,)
 
@@ -285,10 +288,26 @@ def fence(instruction: Instruction) -> Run:
 
 @effect("setmaxnreg")
 def set_registers(instruction: Instruction) -> Run:
+    grows = "inc" in instruction.parts
+
     def run(c: Cohort, m: Any, count: int) -> None:
         if count % 8 or not 24 <= count <= 256:
             raise SimulationError(f"setmaxnreg {count}: a multiple of 8 from 24 to 256")
-        c.machine.registers_per_thread[c.warps[c.whole_warps(m, "setmaxnreg")]] = count
+        warps = c.warps[c.whole_warps(m, "setmaxnreg")]
+        held = c.machine.registers_per_thread
+        wrong = (held[warps] > 0) & ((held[warps] > count) if grows else (held[warps] < count))
+        if wrong.any():
+            have = int(held[warps][wrong][0])
+            raise SimulationError(f"setmaxnreg to {count} by a warp that has {have} registers", wrong)
+        held[warps] = count
+        of_row = np.zeros(c.machine.rows, np.int64)
+        np.add.at(of_row, c.machine.row_of_warp, held * LANES)
+        over = of_row[c.rows] > REGISTER_FILE
+        if over.any():
+            total = int(of_row[c.rows][over][0])
+            raise SimulationError(
+                f"setmaxnreg: the CTA's warps ask for {total} registers, an SM has {REGISTER_FILE}", over
+            )
 
     return run
 
