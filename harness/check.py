@@ -20,11 +20,16 @@ from harness.check_bounds import Expected, expect
 from harness.check_cases import DISTRIBUTIONS, Operands, generate
 from harness.check_rule import compare, first_true
 from harness.record import CaseResult, CheckResult
+from kernels.family import OperandFormat
 from kernels.problem import RouterProblem
 from kernels.reference import bf16_logits, route
 
-# launch(a, b, bias, alpha, workspace, weights, ids), as in `kernels.family`.
-Launch = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], object]
+# launch(*operands, bias, alpha, workspace, weights, ids), as in `kernels.family`.
+Launch = Callable[..., object]
+OPERAND_NAMES = {
+    OperandFormat.BF16: ("a", "b"),
+    OperandFormat.NVFP4: ("a", "a_scale", "b", "b_scale"),
+}
 
 # 16 KiB on either side: more than a tile of 256 rows of 8 weights past the end.
 GUARD_ELEMENTS = 4096
@@ -42,19 +47,21 @@ def check_router(
     seed: int,
     tail_unit: int = 128,
     only: tuple[str, ...] = tuple(DISTRIBUTIONS),
+    operand_format: OperandFormat = OperandFormat.BF16,
 ) -> CheckResult:
     """Check `launch` on fresh inputs drawn from `seed` and stop at the first failed case.
 
     It stops there because what a wrong kernel has overwritten is not known. `tail_unit` is the kernel's tile
-    of M. `only` names the distributions to run. Whatever `launch` raises is passed on.
+    of M. `only` names the distributions to run and `operand_format` what the kernel multiplies; the reference
+    is computed from the same numbers. Whatever `launch` raises is passed on.
     """
     started = time.perf_counter()
     device = torch.device(device)
     cases: list[CaseResult] = []
     overlap: float | None = None
-    for operands in generate(problem, seed, device, tail_unit, only):
+    for operands in generate(problem, seed, device, tail_unit, only, operand_format):
         expected = expect(operands, problem)
-        bench = _Bench(launch, problem, operands, workspace_elements, seed)
+        bench = _Bench(launch, problem, operands, operand_format, workspace_elements, seed)
         for m in operands.m_values:
             case, ids = bench.run(m, expected.rows(slice(m)))
             cases.append(case)
@@ -94,14 +101,18 @@ class _Bench:
         launch: Launch,
         problem: RouterProblem,
         operands: Operands,
+        operand_format: OperandFormat,
         workspace_elements: Callable[[int], int],
         seed: int,
     ) -> None:
         self.launch = launch
         self.problem = problem
         self.operands = operands
+        self.operand_format = operand_format
         self.seed = seed
-        self.inputs = {name: getattr(operands, name) for name in ("a", "b", "bias", "alpha")}
+        every = operands.for_launch(operands.m_values[-1], operand_format)
+        self.inputs = dict(zip(OPERAND_NAMES[operand_format], every, strict=True))
+        self.inputs |= {"bias": operands.bias, "alpha": operands.alpha}
         # As the contract has it: zeroed once, then whatever the launches leave, at one M after another.
         self.workspace_elements = workspace_elements
         largest = max(workspace_elements(m) for m in operands.m_values)
@@ -118,8 +129,7 @@ class _Bench:
             weights.bits.fill_(WEIGHT_POISON)
             ids.bits.fill_(ID_POISON)
             self.launch(
-                self.operands.a[:m],
-                self.operands.b,
+                *self.operands.for_launch(m, self.operand_format),
                 self.operands.bias,
                 self.operands.alpha,
                 self.workspace.bits[: self.workspace_elements(m)].view(torch.float32),
@@ -152,8 +162,7 @@ class _Bench:
 
     def _altered_input(self) -> str:
         for name, tensor in self.inputs.items():
-            bits = torch.int16 if tensor.dtype == torch.bfloat16 else torch.int32
-            if not torch.equal(tensor.view(bits), self.copies[name].view(bits)):
+            if not torch.equal(tensor.view(torch.uint8), self.copies[name].view(torch.uint8)):
                 return f"the input {name} was written to"
         return ""
 

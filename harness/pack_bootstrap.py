@@ -40,6 +40,12 @@ def unpack(site: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; appended to, so it resumes")
+    parser.add_argument(
+        "--outputs", type=Path, help="also save every router's answers, as npz, at the M of --at"
+    )
+    parser.add_argument(
+        "--at", type=int, nargs="+", default=[1, 100, 1024], help="M of --outputs (1 100 1024)"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="routertune-pack-") as site:
         unpack(Path(site))
@@ -65,6 +71,10 @@ def main() -> None:
         except KeyboardInterrupt:
             sys.exit(f"stopped: {arguments.out} has what was measured; the same command goes on from there")
         print(f"{added} records added to {arguments.out}")
+        if arguments.outputs:
+            from harness.pack_outputs import write_outputs
+
+            print(f"{write_outputs(PACK, arguments.outputs, arguments.at)} arrays in {arguments.outputs}")
 
 
 if __name__ == "__main__":

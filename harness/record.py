@@ -147,6 +147,7 @@ class Resources:
     local_bytes: int  # stack frame of a thread: 0 means no spill
     static_smem_bytes: int
     dynamic_smem_bytes: int = 0
+    tmem_columns: int = 0  # of tensor memory, allocated by a CTA
 
 
 @dataclass(frozen=True)

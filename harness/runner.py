@@ -18,13 +18,11 @@ from harness.artifact import Artifact, ArtifactManifest
 from harness.executor import MeasurePlan
 from harness.record import CaseResult, CheckResult, DeviceFacts, Measurement, Rates
 from kernels.families import family
-from kernels.family import KernelFamily
+from kernels.family import DEFAULT_TOKEN_TILE, KernelFamily, OperandFormat
 from kernels.problem import RouterProblem
 
-# launch(a, b, bias, alpha, workspace, weights, ids), see `kernels.family`
+# launch(*operands, bias, alpha, workspace, weights, ids), see `kernels.family`
 Launch = Callable[..., Any]
-
-DEFAULT_TILE_M = 128
 
 
 class WrongResultError(Exception):
@@ -38,7 +36,8 @@ class Candidate:
     launch: Launch
     problem: RouterProblem
     workspace_elements: Callable[[int], int]  # of M
-    tile_m: int = DEFAULT_TILE_M  # tokens of one tile, where the check looks for errors of tail tiles
+    tile_m: int = DEFAULT_TOKEN_TILE  # tokens of one tile, where the check looks for errors of tail tiles
+    operand_format: OperandFormat = OperandFormat.BF16
 
     @classmethod
     def of_manifest(
@@ -55,7 +54,8 @@ class Candidate:
             launch,
             problem,
             workspace_elements=lambda m: kernels.workspace_elements(problem, config, m),
-            tile_m=int(manifest.config.get("tile_m", DEFAULT_TILE_M)),
+            tile_m=kernels.token_tile(config),
+            operand_format=kernels.operands,
         )
 
 
@@ -90,6 +90,7 @@ class Runner(ABC):
             self.torch_device,
             seed,
             candidate.tile_m,
+            operand_format=candidate.operand_format,
         )
         return replace(check, cases=tuple(map(_with_finite_numbers, check.cases)))
 

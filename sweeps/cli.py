@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from sweeps.cli_trace import trace
 from sweeps.errors import STOPPED, exit_status
 
 Command = Callable[..., Any]
@@ -354,6 +355,9 @@ def bench(trials: int) -> None:
     from sweeps.bench import overhead_ms
 
     click.echo(f"tuner's own time: {overhead_ms(trials):.1f} ms per trial over {trials} trials")
+
+
+main.add_command(trace)
 
 
 if __name__ == "__main__":

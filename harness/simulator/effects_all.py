@@ -7,6 +7,8 @@ from harness.simulator import (  # noqa: F401
     effects_barriers,
     effects_matrix,
     effects_memory,
+    effects_tcgen05,
+    effects_tcgen05_memory,
     effects_tma,
     effects_wgmma,
 )

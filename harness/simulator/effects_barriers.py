@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.barriers import NAMED
 from harness.simulator.cohort import LANES, Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
 from harness.simulator.effects_memory import shared_place
@@ -82,6 +83,8 @@ class _Arrive:
             counts = flat(c, m, value) if value is not None and not self.expects else 1
             if self.drops:
                 np.subtract.at(mbarriers.count, keys, 1)
+            if c.machine.ordering is not None:
+                c.machine.ordering.arrive("mbarrier", c.warps[warps], keys, mbarriers.phase[keys])
             mbarriers.arrive(keys, counts, c.clock[warps])
         return np.uint64(0)
 
@@ -114,6 +117,10 @@ def mbarrier_test(instruction: Instruction) -> Run:
         wanted = np.asarray(parity).astype(np.int64) & 1
         passed = c.machine.mbarriers.passed(keys, wanted)
         passed &= c.machine.mbarriers.completed_at[keys] <= c.clock[:, None]
+        if c.machine.ordering is not None:
+            seen = np.flatnonzero((passed & c.active(m)).any(1))
+            first = c.per_warp(keys, m)[seen]
+            c.machine.ordering.passed("mbarrier", c.warps[seen], first, c.machine.mbarriers.phase[first])
         return passed
 
     return run
@@ -150,7 +157,7 @@ class _MbarrierWait:
         keys, parity = token
         mbarriers = c.machine.mbarriers
         ready = mbarriers.passed(keys, parity)
-        c.machine.note_barrier(c, ready)
+        c.machine.note_barrier(c, ready, "mbarrier", keys, mbarriers.phase[keys])
         return ready, np.where(
             ready, mbarriers.completed_at[keys] + c.machine.units.target.latency_of("mbarrier.wait"), 0.0
         )
@@ -175,6 +182,9 @@ def _arrive_named(c: Cohort, m: Any, number: Any, threads: Any) -> tuple[Array, 
     ids = c.per_warp(np.asarray(number)).astype(np.int64)
     here = c.whole_warps(m, "a named barrier")
     generation = np.zeros(len(ids), np.int64)
+    if c.machine.ordering is not None:
+        before = c.machine.named.generation[c.rows, ids]
+        c.machine.ordering.arrive("named", c.warps[here], (c.rows * NAMED + ids)[here], before[here])
     generation[here] = c.machine.named.arrive(
         c.rows[here],
         ids[here],
@@ -203,7 +213,7 @@ class _NamedWait:
         ids, generation = token
         named = c.machine.named
         ready = named.generation[c.rows, ids] > generation
-        c.machine.note_barrier(c, ready)
+        c.machine.note_barrier(c, ready, "named", c.rows * NAMED + ids, named.generation[c.rows, ids])
         latency = c.machine.units.target.latency_of("bar.sync")
         return ready, np.where(ready, named.completed_at[c.rows, ids] + latency, 0.0)
 
@@ -232,6 +242,9 @@ def cluster_arrive(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any) -> None:
         here = c.whole_warps(m, "barrier.cluster.arrive")
         clusters = c.machine.cluster_of_row[c.rows[here]]
+        if c.machine.ordering is not None:
+            generation = c.machine.cluster_barriers.generation[clusters]
+            c.machine.ordering.arrive("cluster", c.warps[here], clusters, generation)
         c.machine.cluster_barriers.arrive(c.warps[here], clusters, c.clock[here])
 
     return run
@@ -250,7 +263,7 @@ class _ClusterWait:
         barriers = c.machine.cluster_barriers
         clusters = c.machine.cluster_of_row[c.rows]
         ready = barriers.generation[clusters] > token[0]
-        c.machine.note_barrier(c, ready)
+        c.machine.note_barrier(c, ready, "cluster", clusters, barriers.generation[clusters])
         latency = c.machine.units.target.latency_of("barrier.cluster.wait")
         return ready, np.where(ready, barriers.completed_at[clusters] + latency, 0.0)
 

@@ -171,6 +171,8 @@ def _load_tiles(
         signalled = bar_ranks
         if (signalled != ranks).any():
             raise SimulationError("the mbarrier of a tile load lies in another CTA than its destination")
+    if (tensor := machine.unit_state.get("tensor")) is not None:
+        tensor.check_overwrite(rows, offsets[issue] // 4, (offsets[issue] + size) // 4 - 1)
     keys = machine.mbarriers.keys(first[issue] + signalled, (bar & ((1 << RANK_SHIFT) - 1))[issue])
     sizes = np.full(len(warps), size)
     done = machine.units.load(

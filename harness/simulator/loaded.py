@@ -11,7 +11,7 @@ from harness.simulator.launch import Launch
 from harness.simulator.liveness import live_registers
 from harness.simulator.machine_constants import RESERVED_SMEM_BYTES
 from harness.simulator.program import Program
-from harness.simulator.ptx import Kernel, Module, parse
+from harness.simulator.ptx import Instruction, Kernel, Module, parse
 from harness.simulator.target import Target, target_named
 from harness.simulator.timing import BlockCost, block_costs
 
@@ -52,6 +52,10 @@ class LoadedKernel:
     @cached_property
     def labels(self) -> list[str]:
         return [block.label for block in self.program.blocks]
+
+    @cached_property
+    def uses_tensor_memory(self) -> bool:
+        return any(isinstance(item, Instruction) and item.parts[0] == "tcgen05" for item in self.kernel.body)
 
     def parameter_bytes(self, launch: Launch) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
         """The parameter space as the kernel sees it."""

@@ -32,6 +32,7 @@ from harness.simulator.loaded import LoadedKernel
 from harness.simulator.local_memory import LocalMemory
 from harness.simulator.machine_constants import LOCAL_BASE, PARAM_BASE
 from harness.simulator.operand_reads import OperandReads
+from harness.simulator.ordering import Ordering
 from harness.simulator.program import EXIT, Branch, Exit, Jump, Wait
 from harness.simulator.ptx import Symbol
 from harness.simulator.shared import RANK_SHIFT, SharedMemory
@@ -98,6 +99,12 @@ class Machine:
         self.mbarriers = MBarriers(self.rows, self.shared.size)
         self.named = NamedBarriers(self.rows)
         self.cluster_barriers = ClusterBarriers(len(clusters), count, warps_per_cta * self.cluster_size)
+        # What is ordered before what matters for tensor memory only.
+        self.ordering = (
+            Ordering(count, warps_per_cta * self.cluster_size)
+            if functional and kernel.uses_tensor_memory
+            else None
+        )
         self.live_warps = np.full(self.rows, warps_per_cta)
         self.step = 1
         self.unit_state: dict[str, Any] = {}  # what kinds of units keep for the whole machine (tensor memory)
@@ -158,9 +165,14 @@ class Machine:
             )
         self.operand_reads.check_write(rows, offsets, size, "a store")
 
-    def note_barrier(self, c: Cohort, ready: Array) -> None:
-        """Warps have passed a barrier: what others wrote before it, a fence of theirs now covers."""
+    def note_barrier(self, c: Cohort, ready: Array, kind: str, keys: Array, phases: Array) -> None:
+        """Warps of a cohort have passed barriers, `keys` of a kind, now in `phases` (each [W]).
+
+        What others wrote before it, a fence of theirs now covers; what others know to be over, so do they.
+        """
         np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint64(self.step))
+        if self.ordering is not None and ready.any():
+            self.ordering.passed(kind, c.warps[ready], keys[ready], phases[ready])
 
     # The loop.
 
@@ -252,8 +264,7 @@ class Machine:
                 end = blocks[index].end
                 if isinstance(end, Wait):
                     wait, operands = code.wait_operands(index)
-                    values: Any = operands(cohort.registers, cohort, mask)
-                    cohort.token = wait.begin(cohort, *values)
+                    cohort.token = wait.begin(cohort, *operands(cohort.registers, cohort, mask))
                     ready, clock = wait.poll(cohort, cohort.token)
                     if not ready.all():
                         self._park(cohort)

@@ -185,6 +185,15 @@ class Units:
             done[index] = start + cycles
         return done + self.target.chip["mma_latency"]
 
+    def occupy_tensor_cores(self, sms: Array, cycles: float, times: Array) -> Array:
+        """When operations of `cycles` each, issued at `times` [G] to the SMs `sms` [G, P] together, end."""
+        ends = np.empty(len(times))
+        for index in np.argsort(times, kind="stable"):
+            both = sms[index]
+            end = max(times[index], *self.tensor_free[both]) + cycles
+            self.tensor_free[both] = ends[index] = end
+        return ends
+
     def mma_macs(self, bits: int) -> float:
         """Products a cycle and SM of operands of `bits` bits."""
         return self.target.chip["mma_macs"] * 16 / bits

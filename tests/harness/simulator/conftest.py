@@ -38,3 +38,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-2000:]
     return folders
+
+
+@pytest.fixture(scope="session")
+def blackwell_gemms(compiled: dict[str, Path]) -> Path:
+    """The Blackwell test GEMMs: a folder for each name in `GEMMS`."""
+    return compiled[BLACKWELL]

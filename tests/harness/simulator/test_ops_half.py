@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.simulator.instruction_set import lookup
-from tests.harness.simulator.exact import f32_operands, f32_value, given, integers, rounded
+from tests.harness.simulator.exact import f32_bits, f32_operands, f32_value, given, integers, rounded
 
 FORMATS = {"f16": (11, -14, 15), "bf16": (8, -126, 127)}
 
@@ -40,6 +40,13 @@ def test_arithmetic_rounds_once(type_: str, a: int, b: int, c: int) -> None:
     }
     for spelling, (operands, result) in exact.items():
         assert value(run(spelling, *operands), type_) == rounded(result, "rn", *FORMATS[type_])
+
+
+@pytest.mark.parametrize(("c", "steps"), [(2.0**-100, 1), (0.0, 0), (-(2.0**-100), 0)])
+def test_fma_of_bf16_breaks_ties_by_what_float64_loses(c: float, steps: int) -> None:
+    """(1 + 2^-4)^2 = 1 + 2^-3 + 2^-8 is midway between two bf16."""
+    factor, addend, below = (f32_bits(x) >> 16 for x in (1 + 2.0**-4, c, 1 + 2.0**-3))
+    assert run("fma.rn.bf16", factor, factor, addend) == below + steps
 
 
 PAIRED = "add.f16 mul.bf16 fma.rn.f16 min.bf16 max.NaN.f16 tanh.approx.bf16 neg.f16 add.u16 min.s16"
