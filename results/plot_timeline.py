@@ -79,7 +79,7 @@ def _draw_wave(axes: Axes, wave: WaveAccount, clock_mhz: float) -> None:
         labels.append(f"{label}\n(up to {most} at once)" if most > 1 else label)
         bottom = place + BAR / 2
         axes.fill_between(
-            times / clock_mhz, bottom, bottom - BAR * open_ / most, step="post", color=colour, linewidth=0.3
+            times / clock_mhz, bottom, bottom - BAR * open_ / most, step="post", color=colour, linewidth=0
         )
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -95,7 +95,7 @@ def _draw_wave(axes: Axes, wave: WaveAccount, clock_mhz: float) -> None:
 def _open_at_once(intervals: Intervals) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Times in cycles, ascending, and how many of the intervals are open from each on."""
     begins, ends = (np.array(column) for column in zip(*intervals, strict=True))
-    times = np.concatenate([begins, ends])
+    times = np.concatenate([begins, ends]).round(6)
     steps = np.repeat([1, -1], len(begins))
     # Of equal times the ends come first: what follows without a gap does not overlap.
     order = np.lexsort((steps, times))

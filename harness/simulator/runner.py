@@ -7,14 +7,13 @@ know is its own limit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 
 from harness.artifact import Artifact
 from harness.executor import CheckDepth, MeasurePlan
-from harness.operands import InputCache, Outputs
+from harness.operands import Outputs, unread_inputs
 from harness.record import CheckResult, DeviceFacts, Measurement, Rates
 from harness.runner import BeyondRunnerError, Candidate, Runner
 from harness.simulator.errors import NotSimulatedError
@@ -23,13 +22,12 @@ from harness.simulator.run import Program
 from harness.simulator.target import target_named
 from harness.timing import bytes_moved, floor_us, flops, summarize
 from harness.toolchain import TARGETS
-from kernels.family import OperandFormat
+from kernels.families import family
+from kernels.family import KernelFamily, OperandFormat
 
 FLOPS_PER_MAC = 2
 BF16_BITS = 16
-# Inputs of earlier trials that are kept: those of one problem at every M up to 16384 tokens are 0.5 GB.
-INPUT_CACHE_BYTES = 1 << 30
-# Which arguments of a launch all tokens share, as `kernels.family` has them.
+# Which arguments of a launch all tokens share: the weight, and its scales.
 WEIGHTS = {OperandFormat.BF16: (1,), OperandFormat.NVFP4: (2, 3)}
 MODELS = {"sm_90a": "H100 SXM", "sm_100a": "B200", "sm_103a": "B300"}
 
@@ -43,7 +41,6 @@ class SimulatorRunner(Runner):
 
     def __init__(self) -> None:
         self._table = target_named(self.target)
-        self._inputs = InputCache(self.torch_device, INPUT_CACHE_BYTES)
         self._loaded: tuple[Candidate, Model] | None = None
 
     def device(self) -> DeviceFacts:
@@ -70,10 +67,14 @@ class SimulatorRunner(Runner):
             program = Program.of_folder(artifact.folder)
         except NotSimulatedError as error:
             raise _beyond(error) from None
-        candidate = Candidate.of_manifest(artifact.manifest, program)
-        registers = {used.kernel: used.registers for used in artifact.manifest.resources}
+        candidate = Candidate.of_manifest(artifact.manifest, program, self.kernels_of(artifact))
+        registers = {entry.kernel: entry.registers for entry in artifact.manifest.resources}
         self._loaded = candidate, Model(program, registers, weights=WEIGHTS[candidate.operand_format])
         return candidate
+
+    def kernels_of(self, artifact: Artifact) -> KernelFamily:
+        """The family that the artifact is of."""
+        return family(artifact.manifest.family)
 
     def check(self, candidate: Candidate, seed: int, depth: CheckDepth | None = None) -> CheckResult:
         try:
@@ -86,16 +87,7 @@ class SimulatorRunner(Runner):
         assert self._loaded is not None
         assert self._loaded[0] is candidate
         problem, operand_format = candidate.problem, candidate.operand_format
-        (inputs,) = self._inputs.sets(problem, m, 1, operand_format)
-        outputs = Outputs.poisoned(problem, m, candidate.workspace_elements(m), self.torch_device)
-        arguments: Sequence[torch.Tensor] = (
-            *inputs.operands,
-            inputs.bias,
-            inputs.alpha,
-            outputs.workspace,
-            outputs.weights,
-            outputs.ids,
-        )
+        arguments = unread_arguments(candidate, m)
         model = self._loaded[1]
         try:
             cold_us, warm_us = (model.microseconds(arguments, warm=warm) for warm in (False, True))
@@ -109,6 +101,20 @@ class SimulatorRunner(Runner):
             bytes_moved=bytes_moved(problem, m, operand_format),
             flops=flops(problem, m),
         )
+
+
+def unread_arguments(candidate: Candidate, m: int) -> tuple[torch.Tensor, ...]:
+    """A launch's arguments at `m` tokens for the model, which looks at operands' addresses only."""
+    inputs = unread_inputs(candidate.problem, m, candidate.operand_format)
+    outputs = Outputs.poisoned(candidate.problem, m, candidate.workspace_elements(m), "cpu")
+    return (
+        *inputs.operands,
+        inputs.bias,
+        inputs.alpha,
+        outputs.workspace,
+        outputs.weights,
+        outputs.ids,
+    )
 
 
 class Sm90aRunner(SimulatorRunner):
