@@ -59,6 +59,7 @@ def _wave(units: TracedUnits) -> WaveAccount:
         kernel=machine.kernel.kernel.name,
         clusters=units.clusters,
         simulated_ctas=machine.rows,
+        warps_per_cta=machine.warps_per_cta,
         cycles=cycles,
         shares=shares,
         l2_bytes=units.l2_bytes,

@@ -39,6 +39,7 @@ class WaveAccount:
     kernel: str
     clusters: int
     simulated_ctas: int
+    warps_per_cta: int
     cycles: float
     shares: dict[str, float]
     l2_bytes: float

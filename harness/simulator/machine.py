@@ -79,7 +79,7 @@ class Machine:
         self.threads = launch.threads
         warps_per_cta = -(-self.threads // LANES)
         if self.threads % LANES:
-            raise SimulationError(f"a block of {self.threads} threads: want a multiple of {LANES}")
+            raise NotSimulatedError(f"a block of {self.threads} threads: want a multiple of {LANES}")
         count = self.rows * warps_per_cta
         self.row_of_warp = np.repeat(np.arange(self.rows), warps_per_cta)
         self.warp_in_cta = np.tile(np.arange(warps_per_cta), self.rows)
