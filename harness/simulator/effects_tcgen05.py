@@ -18,8 +18,9 @@ from harness.simulator.ptx import Address, Instruction, Vector
 from harness.simulator.tcgen05_copy import SHAPES
 from harness.simulator.tcgen05_instruction import Kind, Mma, decode_mma
 from harness.simulator.tcgen05_layout import LaneLayout
+from harness.simulator.tensor_issue import Issued
 from harness.simulator.tensor_memory import LANES, QUADRANT, column_of
-from harness.simulator.tensor_unit import Issued, TensorUnit, tensor_unit
+from harness.simulator.tensor_unit import TensorUnit, tensor_unit
 
 Array = npt.NDArray[Any]
 COLLECTOR = ("discard", "fill", "use", "lastuse")
@@ -80,7 +81,8 @@ def mma(instruction: Instruction) -> Run:
             scale_a, scale_b = (operand(c, m, here, value, np.uint32) for value in rest[:2])
             rest = rest[2:]
         elif masked:
-            disabled = np.stack([operand(c, m, here, value, np.uint32) for value in rest[0]], 1)
+            lanes = np.stack([operand(c, m, here, value, np.uint32) for value in rest[0]], 1)
+            disabled = lanes if lanes.any() else None
             rest = rest[1:]
         enable, *scale_input = rest
         codes = operand(c, m, here, descriptor, np.uint32)
@@ -135,7 +137,7 @@ def _multiply(unit: TensorUnit, one: Issued, shape: Mma, times: Array) -> None:
 
 
 def claim(unit: TensorUnit, one: Issued, places: list[tuple[str, Array, int]]) -> None:
-    """Check that the columns of (role, address [G], columns) are allocated, and that what they held is over."""
+    """Check that the columns of each (role, address [G], columns) are allocated and not in use."""
     for role, address, columns in places:
         first = column_of(address)
         for cta in one.ctas.T:
@@ -209,7 +211,7 @@ def commit(instruction: Instruction) -> Run:
             unit.shadow.committed()
 
         def arrive(times: Array) -> None:
-            if ordering is not None:
+            if ordering is not None and clocks is not None:
                 ordering.deliver("mbarrier", clocks[which], keys, machine.mbarriers.phase[keys])
             machine.mbarriers.arrive(keys, 1, times[which])
 

@@ -1,7 +1,7 @@
 """`tcgen05` as warps see it: allocation of tensor memory, loads and stores, waits and fences.
 
-PTX ISA, "TensorCore 5th Generation Family Instructions: tcgen05.alloc, dealloc, relinquish_alloc_permit, tcgen05.ld,
-tcgen05.st, tcgen05.wait, tcgen05.fence".
+PTX ISA, "TensorCore 5th Generation Family Instructions: tcgen05.alloc, dealloc, relinquish_alloc_permit,
+tcgen05.ld, tcgen05.st, tcgen05.wait, tcgen05.fence".
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Alloc:
 
 
 def _hand_over(c: Cohort, unit: TensorUnit, warp: int, offset: int, column: int, columns: int) -> None:
-    """Write an allocation's address where the instruction wants it; what the columns held is nothing to read."""
+    """Write an allocation's address where the instruction wants it; its columns hold nothing to read."""
     row = int(c.rows[warp])
     shared = c.machine.shared
     place = shared.index(np.array([row]), np.array([offset]), 4, None)

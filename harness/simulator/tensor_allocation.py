@@ -1,8 +1,8 @@
 """Who holds which columns of tensor memory: `tcgen05.alloc`, `.dealloc` and `.relinquish_alloc_permit`.
 
-PTX ISA, "Tensor Memory Allocation" and "tcgen05.alloc, dealloc, relinquish_alloc_permit": a power of two of columns,
-at least 32; the CTAs of an SM share its 512 columns, and an allocation blocks while they are not free; a pair of
-CTAs allocates together and gets the same columns; everything is freed before the CTA exits.
+PTX ISA, "Tensor Memory Allocation" and "tcgen05.alloc, dealloc, relinquish_alloc_permit": a power of two of
+columns, at least 32; the CTAs of an SM share its 512 columns, and an allocation blocks while they are not
+free; a pair of CTAs allocates together and gets the same columns; everything is freed before the CTA exits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def checked_size(columns: int) -> int:
     """The size of an allocation; raises for one that does not exist."""
     if columns < LEAST or columns > COLUMNS or columns & (columns - 1):
         raise SimulationError(
-            f"an allocation of {columns} columns of tensor memory: want a power of two from {LEAST} to {COLUMNS}"
+            f"an allocation of {columns} columns of tensor memory: "
+            f"want a power of two from {LEAST} to {COLUMNS}"
         )
     return columns
 
@@ -56,14 +57,14 @@ class Allocations:
         self._asked[row] = columns
 
     def grant(self, rows: tuple[int, ...]) -> None:
-        """Give the CTAs of `rows`, which allocate together, what they ask for if all have asked and it is free."""
+        """Give the CTAs `rows`, which allocate together, what they want if all have asked and it is free."""
         if not all(row in self._asked for row in rows):
             return
         sizes = {self._asked[row] for row in rows}
         if len(sizes) > 1:
             raise SimulationError(f"the CTAs of a pair allocate {sizes} columns of tensor memory")
         (columns,) = sizes
-        taken = self._taken[self._sm[list(rows)]].any(0)
+        taken = np.logical_or.reduce([self._taken[self._sm[row]] for row in rows])
         for first in range(0, COLUMNS - columns + 1, LEAST):
             if not taken[first : first + columns].any():
                 for row in rows:
@@ -99,8 +100,9 @@ class Allocations:
             held = self.held[rows[:, None], np.minimum(first[:, None] + np.arange(columns), COLUMNS - 1)]
         if (first + columns > COLUMNS).any() or not held.all():
             bad = int(np.flatnonzero((first + columns > COLUMNS) | ~held.all(1))[0])
+            start = int(first[bad])
             raise SimulationError(
-                f"columns {int(first[bad])} to {int(first[bad]) + columns - 1} of tensor memory are not allocated"
+                f"columns {start} to {start + columns - 1} of tensor memory are not allocated"
             )
 
     def check_exit(self, rows: Array) -> None:
