@@ -11,7 +11,6 @@ the configs, those with an even place in the sample, may serve for calibration: 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +26,6 @@ from harness.cache import ArtifactCache
 from harness.compile import compile_cached
 from harness.executor import MeasurePlan
 from harness.oneline import one_line
-from harness.operands import Outputs
 from harness.pack import write_pack
 from harness.pack_outputs import answer, digest, inputs_at
 from harness.provenance import provenance
@@ -36,6 +34,7 @@ from harness.records import read_records
 from harness.runner import Candidate
 from harness.simulator.model import Model
 from harness.simulator.run import Program
+from harness.simulator.runner import unread_arguments
 from kernels.families import family
 from kernels.family import ParamValue
 from kernels.problem import preset
@@ -180,7 +179,7 @@ def _compare(record: TrialRecord, gpu: Any, *, calibrates: bool, run: bool) -> C
         began = time.process_time()
         model = Model(program, {entry.kernel: entry.registers for entry in record.resources})
         times = tuple(
-            Timed(at.m, at.cold.median_us, _modelled(model, candidate, at.m)) for at in record.measurements
+            Timed(at.m, at.cold.median_us, model.microseconds(unread_arguments(candidate, at.m))) for at in record.measurements
         )
     except Exception as error:  # one config that the simulator cannot run must not hide the others
         return Compared(
@@ -204,18 +203,6 @@ def _answer(candidate: Candidate, key: str, gpu: Any, m: int) -> Answered:
     same = ids == found.ids.numpy()
     error = np.abs(found.weights.numpy() - weights) / np.abs(weights)
     return Answered(m, int((~same).sum()), float(error[same].max(initial=0.0)), seconds)
-
-
-def _modelled(model: Model, candidate: Candidate, m: int) -> float:
-    import torch
-
-    problem = candidate.problem
-    outputs = Outputs.poisoned(problem, m, candidate.workspace_elements(m), "cpu")
-    # Only addresses matter: nothing is read from operands that nobody multiplies.
-    a = torch.empty(m, problem.hidden, dtype=torch.bfloat16)
-    b = torch.empty(problem.experts, problem.hidden, dtype=torch.bfloat16)
-    bias, alpha = torch.zeros(problem.experts), torch.ones(1)
-    return model.microseconds((a, b, bias, alpha, outputs.workspace, outputs.weights, outputs.ids))
 
 
 def _line(compared: Compared) -> str:
@@ -262,4 +249,4 @@ def rank_line(pairs: Sequence[tuple[float, float]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -23,7 +23,7 @@ from threadpoolctl import ThreadpoolController
 from harness.simulator import effects_all  # noqa: F401 - registers every effect
 from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
 from harness.simulator.cohort import LANES, Cohort, Frame
-from harness.simulator.errors import Deadlock, SimulationError
+from harness.simulator.errors import Deadlock, NotSimulatedError, SimulationError
 from harness.simulator.global_memory import GlobalMemory
 from harness.simulator.launch import Launch
 from harness.simulator.loaded import LoadedKernel
@@ -110,7 +110,7 @@ class Machine:
     def special(self, name: str) -> Any:
         value = self._specials.get(name)
         if value is None:
-            raise SimulationError(f"special register {name} is not known")
+            raise NotSimulatedError(f"special register {name} is not known")
         return value
 
     def symbol_address(self, symbol: Symbol) -> Any:

@@ -129,8 +129,9 @@ def resident_clusters(kernel: LoadedKernel, launch: Launch, target: Target, regi
         int(chip["max_threads"]) // launch.threads,
     )
     per_sm = max(1, per_sm)
-    gpcs, sms = int(chip["gpcs"]), target.sms
-    small = sms // gpcs // 2 * 2  # SMs come in pairs; what is left over makes some GPCs larger
-    larger = (sms - small * gpcs) // 2
-    sizes = [small + 2 * (number < larger) for number in range(gpcs)]
-    return max(1, sum(size * per_sm // launch.cluster_size for size in sizes))
+    size = launch.cluster_size
+    if (known := chip.get(f"clusters_of_{size}")) is not None:
+        return max(1, int(known) * per_sm)
+    # Not measured for this target: GPCs of equal size, SMs in pairs.
+    sms_of_gpc = target.sms // int(chip["gpcs"]) // 2 * 2
+    return max(1, sms_of_gpc * per_sm // size * int(chip["gpcs"]))

@@ -15,7 +15,7 @@ from functools import cached_property
 
 import networkx as nx  # type: ignore[import-untyped]
 
-from harness.simulator.errors import SimulationError
+from harness.simulator.errors import NotSimulatedError, SimulationError
 from harness.simulator.ptx import Instruction, Kernel, Label, Not, Operand, Reg, Symbol
 
 EXIT = -1
@@ -213,12 +213,12 @@ def _blocks(body: list[Instruction | Label]) -> list[Block]:
                 open_block = fresh
         elif item.parts[0] in ("ret", "exit"):
             if item.guard is not None:
-                raise SimulationError(f"PTX line {item.line}: a conditional {item.parts[0]} is not known")
+                raise NotSimulatedError(f"PTX line {item.line}: a conditional {item.parts[0]} is not known")
             open_block.end = Exit()
             open_block = None
         elif is_waiting(item):
             if item.guard is not None:
-                raise SimulationError(f"PTX line {item.line}: a conditional {item.opcode} is not known")
+                raise NotSimulatedError(f"PTX line {item.line}: a conditional {item.opcode} is not known")
             fresh = begin(f"after line {item.line}")
             open_block.end = Wait(item, fresh.index)
             open_block = fresh
