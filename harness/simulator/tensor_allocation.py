@@ -83,7 +83,7 @@ class Allocations:
         return self._granted.pop(row, None)
 
     def free(self, row: int, first: int, columns: int, time: float) -> None:
-        """A CTA gives columns back at `time` (cycles); raises unless they are exactly an allocation of its."""
+        """A CTA gives an allocation back at `time` (cycles); raises unless it is exactly one of its own."""
         checked_size(columns)
         size = self._sizes.pop((row, first), None)
         if size != columns:

@@ -65,6 +65,9 @@ class TensorUnit:
         machine = self.machine
         if not machine.shared.alive[one.ctas].all():
             raise SimulationError("a CTA that the instruction works on has exited")
+        if machine.functional:
+            for ctas, words, pages in reads_of([one]):
+                machine.shared.check_not_loading(ctas, words, pages)
         self._order += 1
         self.queue.append(replace(one, order=self._order))
         ends = machine.units.occupy_tensor_cores(machine.sm_of_row[one.ctas], cycles, times)
