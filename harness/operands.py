@@ -68,9 +68,7 @@ def random_inputs(
     return as_inputs(a, b, normal(problem.experts, scale=BIAS_SCALE if problem.bias else 0.0), operand_format)
 
 
-def as_inputs(
-    a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, operand_format: OperandFormat
-) -> Inputs:
+def as_inputs(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, operand_format: OperandFormat) -> Inputs:
     """The operands of bf16 a [M, K] and b [E, K] in a family's format."""
     if operand_format is OperandFormat.BF16:
         return Inputs((a, b), bias, torch.ones(1, device=a.device))
@@ -80,7 +78,7 @@ def as_inputs(
 
 
 def unread_inputs(problem: RouterProblem, m: int, operand_format: OperandFormat) -> Inputs:
-    """Operands of the right shapes and with addresses of their own, for whoever reads none of their elements."""
+    """Operands of the right shapes at addresses of their own, for whoever reads none of their elements."""
     bias, alpha = torch.zeros(problem.experts), torch.ones(1)
     rows = (m, problem.experts)
     if operand_format is OperandFormat.BF16:

@@ -1,7 +1,8 @@
 """What a pack's routers answer on a GPU: ids and weights on inputs that any machine can draw again.
 
 The inputs come from numpy's generator, which draws the same numbers on every machine (torch's normal numbers
-depend on the processor's vector width); their digest is saved beside the outputs. `sweeps.agreement` compares.
+depend on the processor's vector width); their digest is saved beside the outputs.
+`sweeps.agreement` compares.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Answer:
 
 
 def inputs_at(candidate: Candidate, m: int) -> Inputs:
-    """Normal activations, weights and bias at `m` tokens as in `harness.operands.random_inputs`, on the CPU."""
+    """Normal inputs at `m` tokens, scaled as in `harness.operands.random_inputs`, on the CPU."""
     problem, rng = candidate.problem, np.random.default_rng(INPUT_SEED + m)
 
     def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:

@@ -1,11 +1,11 @@
 """How far the simulator agrees with a GPU: the same artifacts, run and timed on both.
 
-    python -m sweeps.agreement pack FOLDER                        here: compile a sample of the space and pack it
-    python3 FOLDER/measure.py --out records.jsonl --outputs outputs.npz      on the GPU host
-    python -m sweeps.agreement compare records.jsonl outputs.npz --output agreement.json      here again
+    python -m sweeps.agreement pack FOLDER                                  # here: compile a sample, pack it
+    python3 FOLDER/measure.py --out records.jsonl --outputs outputs.npz     # on the GPU host
+    python -m sweeps.agreement compare records.jsonl outputs.npz --output agreement.json         # here again
 
-`compare` runs every artifact in the simulator on the GPU's inputs and models its time at every measured M. Half of
-the configs, those with an even place in the sample, may serve for calibration: the figures are given for both.
+`compare` runs every artifact in the simulator on the GPU's inputs and models its time at every measured M.
+Every other config of the sample may serve for calibration: the figures are given for both halves.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Agreement:
 def sample(space: Space, count: int, seed: int) -> list[dict[str, ParamValue]]:
     """`count` legal configs, every choice of every parameter among them as early as possible.
 
-    A uniform draw would hardly meet rare choices: of each 64 drawn the one with most choices not seen yet is taken.
+    A uniform draw would hardly meet rare choices: of each 64 drawn, the one whose choices are rarest so far.
     """
     rng = np.random.default_rng(seed)
     seen: dict[tuple[str, ParamValue], int] = {}
@@ -179,7 +179,8 @@ def _compare(record: TrialRecord, gpu: Any, *, calibrates: bool, run: bool) -> C
         began = time.process_time()
         model = Model(program, {entry.kernel: entry.registers for entry in record.resources})
         times = tuple(
-            Timed(at.m, at.cold.median_us, model.microseconds(unread_arguments(candidate, at.m))) for at in record.measurements
+            Timed(at.m, at.cold.median_us, model.microseconds(unread_arguments(candidate, at.m)))
+            for at in record.measurements
         )
     except Exception as error:  # one config that the simulator cannot run must not hide the others
         return Compared(

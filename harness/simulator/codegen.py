@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from harness.simulator import effects
+from harness.simulator.absent import UNWRITTEN
 from harness.simulator.errors import NotSimulatedError, SimulationError
 from harness.simulator.instruction_set import lookup, reads_carry, writes_carry
 from harness.simulator.ops_lanes import ACROSS_LANES
@@ -28,15 +29,16 @@ CARRY = "%carry"
 SINK = "_"
 _WIDTHS = {"8": np.uint8, "16": np.uint16, "32": np.uint32, "64": np.uint64}
 _TYPE = re.compile(r"(?:[subf]|bf)(8|16|32|64)(?:x2)?$")
-# Shift counts and bit positions are 32 bits wide whatever the instruction's type (PTX ISA, shl, bfe, bfi).
-_NARROW_COUNTS = {"shl": (1,), "shr": (1,), "bfe": (1, 2), "bfi": (2, 3)}
+# Shift counts, bit positions and member masks are 32 bits wide whatever the instruction's type (PTX ISA, shl,
+# bfe, bfi, vote.sync, match.sync).
+_NARROW = {"shl": (1,), "shr": (1,), "bfe": (1, 2), "bfi": (2, 3), "vote": (1,), "match": (1,)}
 
 BlockFunction = Callable[[list[Any], Any, Any], Any]
 
 
 def merge(mask: Any, new: Any, old: Any) -> Any:
     """`new` where the lanes in `mask` are, `old` elsewhere; lanes nobody wrote before hold zeros."""
-    if old is None:
+    if old is UNWRITTEN:
         old = np.zeros_like(new) if isinstance(new, np.ndarray) else type(new)(0)
     return np.where(mask, new, old)
 
@@ -167,7 +169,7 @@ class Code:
         targets = destinations_of(operands[0])
         sources = list(operands[1:])
         width = _width(instruction)
-        narrow = _NARROW_COUNTS.get(parts[0], ())
+        narrow = _NARROW.get(parts[0], ())
         arguments = [
             self._source(operand, names, np.uint32 if position in narrow else width)
             for position, operand in enumerate(sources)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.absent import UNWRITTEN, Absent
 from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Symbol
 
@@ -70,7 +71,7 @@ class Cohort:
         active = self.active(mask)
         some, every = active.any(1), active.all(1)
         if (some != every).any():
-            raise SimulationError(f"{what} reached by some lanes of a warp only")
+            raise SimulationError(f"{what} reached by some lanes of a warp only", some != every)
         return np.asarray(every)
 
     def lanes(self, value: Any) -> Array:
@@ -105,7 +106,7 @@ class Cohort:
     def part(self, chosen: Array, registers: list[int] | None) -> Cohort:
         """The warps `chosen` (bool [W]) as a cohort of their own, with these registers (None: all)."""
         taken = np.flatnonzero(chosen)
-        kept: list[Any] = [None] * len(self.registers)
+        kept: list[Any] = [UNWRITTEN] * len(self.registers)
         for index in range(len(kept)) if registers is None else registers:
             kept[index] = _rows_of(self.registers[index], taken)
         other = Cohort(self.machine, self.warps[taken], kept, self.block, self.clock[taken])
@@ -126,7 +127,7 @@ class Cohort:
     def join(self, other: Cohort, registers: list[int]) -> Cohort:
         """Both cohorts, standing at the same block with all lanes active, as one."""
         warps = np.concatenate([self.warps, other.warps])
-        kept: list[Any] = [None] * len(self.registers)
+        kept: list[Any] = [UNWRITTEN] * len(self.registers)
         shapes = (len(self.warps), len(other.warps))
         for index in registers:
             kept[index] = _joined(self.registers[index], other.registers[index], shapes)
@@ -148,10 +149,10 @@ def _rows_of(value: Any, taken: Array) -> Any:
 
 
 def _joined(a: Any, b: Any, shapes: tuple[int, int]) -> Any:
-    if a is None and b is None:
-        return None
+    if isinstance(a, Absent) and isinstance(b, Absent):
+        return a
     a, b = (
-        x if x is not None else type(y)(0) if np.ndim(y) == 0 else y.dtype.type(0)
+        x if x is not UNWRITTEN else type(y)(0) if np.ndim(y) == 0 else y.dtype.type(0)
         for x, y in ((a, b), (b, a))
     )
     if np.ndim(a) == 0 and np.ndim(b) == 0 and a == b:

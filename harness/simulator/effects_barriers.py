@@ -1,6 +1,7 @@
 """Barriers, fences and the rest of what synchronizes.
 
-PTX ISA, "Parallel synchronization and communication instructions" and "Miscellaneous instructions: setmaxnreg".
+PTX ISA, "Parallel synchronization and communication instructions" and "Miscellaneous instructions:
+setmaxnreg".
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Address, Instruction
 
 Array = npt.NDArray[Any]
+# 32-bit registers of an SM (CUDA C++ Programming Guide, "Compute Capabilities", the same for 9.0 and 10.x).
+REGISTER_FILE = 64 * 1024
 
 
 def barrier_places(c: Cohort, m: Any, address: Any) -> tuple[Array, Array, Array]:
@@ -36,7 +39,7 @@ def flat(c: Cohort, m: Any, value: Any) -> Array:
 @effect("mbarrier", "init")
 def mbarrier_init(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, address: Any, count: Any) -> None:
-        rows, offsets, warps = barrier_places(c, m, address)
+        rows, offsets, _ = barrier_places(c, m, address)
         c.machine.mbarriers.initialize(rows, offsets, flat(c, m, count))
         words = rows * (c.machine.shared.size // 4) + offsets // 4
         threads = c.machine.thread_of_lane[c.warps][c.active(m)]
@@ -106,9 +109,9 @@ def mbarrier_test(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, address: Any, parity: Any, limit: Any = 0) -> Any:
         active = c.active(m)
         rows, offsets = np.broadcast_arrays(*shared_place(c, address, active))
-        active = active.any(1)
+        warps = np.flatnonzero(active.any(1))
         keys = np.zeros(rows.shape, np.int64)
-        keys[active] = c.machine.mbarriers.keys(rows[active], offsets[active])
+        keys[warps] = c.machine.mbarriers.keys(rows[warps], offsets[warps])
         if not c.machine.mbarriers.offsets:
             raise SimulationError("no mbarrier was initialized")
         wanted = np.asarray(parity).astype(np.int64) & 1
@@ -141,7 +144,8 @@ class _MbarrierWait:
             first = np.argmax(active, 1)
             chosen = offsets[np.arange(len(first)), first]
             if (np.where(active, offsets, chosen[:, None]) != chosen[:, None]).any():
-                raise SimulationError("lanes of one warp wait for different mbarriers")
+                different = (np.where(active, offsets, chosen[:, None]) != chosen[:, None]).any(1)
+                raise SimulationError("lanes of one warp wait for different mbarriers", different)
             rows = np.broadcast_to(rows, offsets.shape)[np.arange(len(first)), first]
             offsets = chosen
         else:
@@ -251,7 +255,7 @@ class _ClusterWait:
         barriers = c.machine.cluster_barriers
         generation = barriers.arrived_for[c.warps].copy()
         if (generation < 0).any():
-            raise SimulationError("barrier.cluster.wait without an arrive before it")
+            raise SimulationError("barrier.cluster.wait without an arrive before it", generation < 0)
         barriers.arrived_for[c.warps] = -1
         return (generation,)
 
@@ -297,10 +301,26 @@ def fence(instruction: Instruction) -> Run:
 
 @effect("setmaxnreg")
 def set_registers(instruction: Instruction) -> Run:
+    grows = "inc" in instruction.parts
+
     def run(c: Cohort, m: Any, count: int) -> None:
         if count % 8 or not 24 <= count <= 256:
             raise SimulationError(f"setmaxnreg {count}: a multiple of 8 from 24 to 256")
-        c.machine.registers_per_thread[c.warps[c.whole_warps(m, "setmaxnreg")]] = count
+        warps = c.warps[c.whole_warps(m, "setmaxnreg")]
+        held = c.machine.registers_per_thread
+        wrong = (held[warps] > 0) & ((held[warps] > count) if grows else (held[warps] < count))
+        if wrong.any():
+            have = int(held[warps][wrong][0])
+            raise SimulationError(f"setmaxnreg to {count} by a warp that has {have} registers", wrong)
+        held[warps] = count
+        of_row = np.zeros(c.machine.rows, np.int64)
+        np.add.at(of_row, c.machine.row_of_warp, held * LANES)
+        over = of_row[c.rows] > REGISTER_FILE
+        if over.any():
+            total = int(of_row[c.rows][over][0])
+            raise SimulationError(
+                f"setmaxnreg: the CTA's warps ask for {total} registers, an SM has {REGISTER_FILE}", over
+            )
 
     return run
 

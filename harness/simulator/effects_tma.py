@@ -187,6 +187,10 @@ def _load_tiles(
     if multicast:
         done = done + machine.units.target.chip["multicast_latency"]
 
+    if machine.functional:
+        machine.operand_reads.check_write(rows, offsets[issue], size, "a tile load")
+        machine.shared.begin_load(rows, offsets[issue], size)
+
     def arrive() -> None:
         machine.shared.end_load(rows, offsets[issue], size)
         if machine.functional:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.absent import IN_FLIGHT
 from harness.simulator.cohort import LANES, Cohort
 from harness.simulator.effects import Run, effect
 from harness.simulator.errors import SimulationError
@@ -93,6 +94,13 @@ def warpgroups(c: Cohort) -> Warpgroups:
     return state
 
 
+def _numbers(c: Cohort) -> Array:
+    """The cohort's warpgroups, as `OperandReads` numbers them."""
+    per_row = c.machine.operand_reads.groups_per_row
+    numbers: Array = c.rows[::WARPS] * per_row + c.machine.warp_in_cta[c.warps[::WARPS]] // WARPS
+    return numbers
+
+
 @effect("wgmma", "mma_async", registers=True)
 def mma_async(instruction: Instruction) -> Run:
     match = next((m for p in instruction.parts if (m := re.fullmatch(r"m64n(\d+)k(\d+)", p))), None)
@@ -162,7 +170,7 @@ def _take_in(
             state.tiles[target] = shape.d_from_registers(np.ascontiguousarray(codes.transpose(1, 0, 2)))
     state.shapes[target] = shape
     for index in target:
-        r[index] = None
+        r[index] = IN_FLIGHT
 
 
 @effect("wgmma", "commit_group")
@@ -179,6 +187,8 @@ def commit_group(instruction: Instruction) -> Run:
             else:
                 state.tiles[target] = machine.units.stand_in(state.tiles[target].shape)
             state.last_group[target] = len(state.done)
+        if machine.functional:
+            machine.operand_reads.commit(_numbers(c))
         state.pending.clear()
         state.done.append(
             machine.units.multiply(machine.sm_of_row[c.rows[::WARPS]], cycles, c.clock[::WARPS])
@@ -206,6 +216,7 @@ def _execute(c: Cohort, state: Warpgroups, target: tuple[int, ...], pending: _Pe
 def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:
     words, pages = operand.words(descriptors)
     c.machine.shared.check_async_read(c.rows[::WARPS], words, pages)
+    c.machine.operand_reads.note(_numbers(c), pages)
 
 
 @effect("wgmma", "wait_group")
@@ -213,6 +224,8 @@ def wait_group(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, allowed: int) -> None:
         state = warpgroups(c)
         retired = len(state.done) - allowed
+        if c.machine.functional:
+            c.machine.operand_reads.retire(_numbers(c), allowed)
         if retired > 0:
             c.clock = np.maximum(c.clock, np.repeat(state.done[retired - 1], WARPS))
         for target in [key for key, group in state.last_group.items() if group < retired]:
@@ -221,6 +234,8 @@ def wait_group(instruction: Instruction) -> Run:
             codes = shape.d_to_registers(tile)
             columns = np.ascontiguousarray(codes.transpose(1, 0, 2)).reshape(len(target), len(c.warps), LANES)
             for index, column in zip(target, columns, strict=True):
+                if c.registers[index] is not IN_FLIGHT:
+                    raise SimulationError("a register of the accumulator was written while it was in flight")
                 c.registers[index] = column
         if retired == len(state.done) and not state.last_group and not state.pending:
             state.done.clear()

@@ -79,20 +79,28 @@ class GlobalMemory:
         if addresses.size == 0:
             return []
         if (addresses % np.uint64(size)).any():
-            bad = addresses[(addresses % np.uint64(size)) != 0].flat[0]
-            raise SimulationError(f"global address {int(bad):#x} is not aligned to {size} bytes")
+            wrong = (addresses % np.uint64(size)) != 0
+            bad = int(addresses[wrong].flat[0])
+            raise SimulationError(f"global address {bad:#x} is not aligned to {size} bytes", wrong)
         low, high = int(addresses.min()), int(addresses.max())
-        allocation = self.find(low, size)
+        allocation = self._find_for(addresses, low, size)
         if high + size <= allocation.end:
             return [(allocation, ...)]
         parts = []
         rest = np.ones(addresses.shape, np.bool_)
         while rest.any():
-            allocation = self.find(int(addresses[rest].min()), size)
+            allocation = self._find_for(addresses, int(addresses[rest].min()), size)
             inside = rest & (addresses >= allocation.base) & (addresses <= np.uint64(allocation.end - size))
             parts.append((allocation, inside))
             rest &= ~inside
         return parts
+
+    def _find_for(self, addresses: Array, address: int, size: int) -> Allocation:
+        """`find` for one of `addresses`, whose places an error then marks."""
+        try:
+            return self.find(address, size)
+        except SimulationError as error:
+            raise SimulationError(str(error), addresses == np.uint64(address)) from None
 
     @staticmethod
     def _index(allocation: Allocation, addresses: Array, size: int) -> Array:

@@ -333,7 +333,7 @@ class Sm90RouterGemm:
         whole, rest = divmod(words * blocks, threads)
         for step in cutlass.range(whole, unroll=4):
             padding[thread + step * threads] = Int32(0)
-        if const_expr(rest > 0):
+        if const_expr(rest > 0):  # noqa: SIM102 - the compiler's branch around the kernel's
             if thread < rest:
                 padding[thread + whole * threads] = Int32(0)
         cute.arch.fence_proxy("async.shared", space="cta")

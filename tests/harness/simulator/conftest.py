@@ -1,4 +1,4 @@
-"""What the simulator's tests share.
+"""What the simulator's tests share: its test kernels, compiled once, and numpy without warnings.
 
 The simulator runs under `np.errstate(all="ignore")`: wrapping and infinities are what instructions do.
 """
@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.harness.simulator.gemm_params import GEMMS
-from tests.harness.simulator.tiny_kernels import BLACKWELL
+from tests.harness.simulator.tiny_kernels import BLACKWELL, HOPPER
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -24,10 +23,24 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def blackwell_gemms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Blackwell test GEMMs, compiled by a process of their own: a folder for each name in `GEMMS`."""
-    folder = tmp_path_factory.mktemp("gemms")
-    command = [sys.executable, "-m", "tests.harness.simulator.corpus", BLACKWELL, str(folder), *GEMMS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The corpus of both targets, compiled side by side: a folder of folders for each target."""
+    folders = {target: tmp_path_factory.mktemp(target) for target in (HOPPER, BLACKWELL)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.harness.simulator.corpus", target, str(folder)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for target, folder in folders.items()
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-2000:]
+    return folders
+
+
+@pytest.fixture(scope="session")
+def blackwell_gemms(compiled: dict[str, Path]) -> Path:
+    """The Blackwell test GEMMs: a folder for each name in `GEMMS`."""
+    return compiled[BLACKWELL]
