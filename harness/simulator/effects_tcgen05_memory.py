@@ -17,7 +17,7 @@ from harness.simulator.cohort import Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
 from harness.simulator.effects_memory import shared_place
 from harness.simulator.effects_tcgen05 import cta_group
-from harness.simulator.errors import SimulationError
+from harness.simulator.errors import NotSimulatedError
 from harness.simulator.ordering import Ordering
 from harness.simulator.ptx import Imm, Instruction
 from harness.simulator.tcgen05_transfer import FRAGMENTS, Transfer
@@ -114,7 +114,7 @@ def _transfer(instruction: Instruction, immediate: int) -> Transfer:
     shape = next((part for part in parts if part in FRAGMENTS or part == "16x32bx2"), "")
     repeat = next((int(part[1:]) for part in parts if re.fullmatch(r"x\d+", part)), 0)
     if not shape or not repeat or "red" in parts or parts[-1] not in ("b32", "f32"):
-        raise SimulationError(f"{instruction.opcode} is not known")
+        raise NotSimulatedError(f"{instruction.opcode} is not known")
     packed = any(part in ("pack::16b", "unpack::16b") for part in parts)
     return Transfer(shape, repeat, packed, immediate)
 

@@ -173,7 +173,6 @@ def _load_tiles(
             raise SimulationError("the mbarrier of a tile load lies in another CTA than its destination")
     if (tensor := machine.unit_state.get("tensor")) is not None:
         tensor.check_overwrite(rows, offsets[issue] // 4, (offsets[issue] + size) // 4 - 1)
-    machine.shared.begin_load(rows, offsets[issue], size)
     keys = machine.mbarriers.keys(first[issue] + signalled, (bar & ((1 << RANK_SHIFT) - 1))[issue])
     sizes = np.full(len(warps), size)
     done = machine.units.load(
@@ -192,7 +191,6 @@ def _load_tiles(
         machine.shared.begin_load(rows, offsets[issue], size)
 
     def arrive() -> None:
-        machine.shared.end_load(rows, offsets[issue], size)
         if machine.functional:
             data = tma_copy.load(tensor_map, machine.memory, corner, offsets)
             cells = machine.shared.chunks()

@@ -28,8 +28,6 @@ RANK_SHIFT = 24
 OFFSET_MASK = (1 << RANK_SHIFT) - 1
 PAGE_WORDS = 64
 PAGE_BYTES = 4 * PAGE_WORDS
-# Tile loads begin at multiples of 128 bytes (PTX ISA, alignment of tensor copies); half a page.
-LOAD_BYTES = PAGE_BYTES // 2
 CHUNK = np.dtype("V16")
 ASYNC = 0xFFFF
 WRITER_BITS = np.uint64(16)
@@ -57,7 +55,6 @@ class SharedMemory:
         self.barrier_at = np.zeros(rows, np.uint64)  # step of the CTA's last barrier
         self.covered = np.zeros(rows, np.uint64)  # a fence behind a barrier covers writes before this step
         self.alive = np.ones(rows, np.bool_)
-        self.loading = np.zeros((rows, self.size // LOAD_BYTES), np.uint8)  # tile loads under way
 
     def index(self, rows: Array, offsets: Array, size: int, active: Array | None) -> Array:
         """Flat byte positions of `size`-byte accesses at `offsets` of CTAs `rows`, both checked."""
@@ -148,34 +145,10 @@ class SharedMemory:
         self.fenced_at[rows, threads] = step
         np.maximum.at(self.covered, rows, self.barrier_at[rows])
 
-    def begin_load(self, rows: Array, offsets: Array, size: int) -> None:
-        """Tile loads of `size` bytes to `offsets` [n] of CTAs `rows` [n] are under way."""
-        pieces = offsets[:, None] // LOAD_BYTES + np.arange(-(-size // LOAD_BYTES))
-        np.add.at(self.loading, (rows[:, None], pieces), 1)
-
-    def end_load(self, rows: Array, offsets: Array, size: int) -> None:
-        """They have arrived."""
-        pieces = offsets[:, None] // LOAD_BYTES + np.arange(-(-size // LOAD_BYTES))
-        np.subtract.at(self.loading, (rows[:, None], pieces), 1)
-
-    def check_not_loading(self, rows: Array, words: Array, pages: Array | None = None) -> None:
-        """Raise if a tile load under way writes what `check_async_read` of the same arguments would read."""
-        if pages is None:
-            pages = np.unique(words // PAGE_WORDS)
-        if not self.loading.view(np.uint16)[rows[:, None], pages].any():
-            return
-        busy = self.loading[rows[:, None], words // (LOAD_BYTES // 4)] > 0
-        if busy.any():
-            word = int(np.broadcast_to(words, busy.shape)[busy].flat[0])
-            raise SimulationError(
-                f"asynchronous read of shared memory at {4 * word:#x}, which a tile load under way writes"
-            )
-
     def check_async_read(self, rows: Array, words: Array, pages: Array | None = None) -> None:
         """A read of words [1 or G, n] of CTAs `rows` [G] by the async proxy; `pages`: theirs, if known."""
         if pages is None:
             pages = np.unique(words // PAGE_WORDS)
-        self.check_not_loading(rows, words, pages)
         if (self.state[rows[:, None], pages] == LOADED).all():
             return
         stamps = self.stamps[rows[:, None], words]

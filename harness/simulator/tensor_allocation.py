@@ -103,11 +103,11 @@ class Allocations:
             held = self.held[rows, start : start + columns]
         else:
             held = self.held[rows[:, None], np.minimum(first[:, None] + np.arange(columns), COLUMNS - 1)]
-        if (first + columns > COLUMNS).any() or not held.all():
-            bad = int(np.flatnonzero((first + columns > COLUMNS) | ~held.all(1))[0])
-            start = int(first[bad])
+        wrong = (first + columns > COLUMNS) | ~held.all(1)
+        if wrong.any():
+            start = int(first[wrong][0])
             raise SimulationError(
-                f"columns {start} to {start + columns - 1} of tensor memory are not allocated"
+                f"columns {start} to {start + columns - 1} of tensor memory are not allocated", wrong
             )
 
     def check_exit(self, rows: Array) -> None:
