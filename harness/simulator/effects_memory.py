@@ -24,6 +24,10 @@ from harness.simulator.shared import OFFSET_MASK, RANK_SHIFT
 Array = npt.NDArray[Any]
 SHARED_WINDOW = 1 << 32
 _TYPE = re.compile(r"(?:b|u|s|f|bf)(8|16|32|64|128)$")
+# What loads, stores and atomics may say; order and caching change no value here.
+SPACES = "global shared shared::cta shared::cluster local param param::entry const"
+ORDERS = "weak volatile relaxed acquire release acq_rel sc mmio cta cluster gpu sys"
+CACHES = "ca cg cs lu cv wb wt L1::* L2::*"
 _SPACES = ("global", "shared", "param", "local", "const")
 
 
@@ -70,7 +74,15 @@ def shared_place(c: Cohort, address: Any, active: Array | None = None) -> tuple[
             f"{c.machine.cluster_size} CTAs",
             ranks >= c.machine.cluster_size,
         )
-    return c.machine.first_row_of_cluster[rows] + ranks, offsets & OFFSET_MASK
+    places = c.machine.first_row_of_cluster[rows] + ranks
+    if c.machine.exits is not None:
+        remote = places != rows
+        if active is not None:
+            remote = remote & active
+        if remote.any():
+            warp, _ = np.nonzero(remote)
+            c.machine.exits.access(c.warps[warp], np.broadcast_to(places, remote.shape)[remote])
+    return places, offsets & OFFSET_MASK
 
 
 def space_at(c: Cohort, space: str, address: Any, active: Array | None) -> str:
@@ -91,7 +103,7 @@ def space_at(c: Cohort, space: str, address: Any, active: Array | None) -> str:
     raise AssertionError(space)
 
 
-@effect("ld", writes=True)
+@effect("ld", flags=f"{SPACES} {ORDERS} {CACHES} nc v2 v4 v8", writes=True)
 def load(instruction: Instruction) -> Run:
     size, space = element_bytes(instruction), space_of(instruction)
     target = instruction.operands[0]
@@ -208,7 +220,7 @@ def load_local(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[A
     ]
 
 
-@effect("st")
+@effect("st", flags=f"{SPACES} {ORDERS} {CACHES} v2 v4 v8")
 def store(instruction: Instruction) -> Run:
     size, space = element_bytes(instruction), space_of(instruction)
 
@@ -275,7 +287,7 @@ def store_local(c: Cohort, active: Array | None, address: Any, items: tuple[Any,
         c.machine.local.store(c.warps, lanes, addresses + np.uint64(i * size), values, size)
 
 
-@effect("mapa", writes=True)
+@effect("mapa", flags="shared::cluster", writes=True)
 def map_address(instruction: Instruction) -> Run:
     kind: Any = np.uint64 if instruction.parts[-1] == "u64" else np.uint32
 
