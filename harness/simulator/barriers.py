@@ -119,9 +119,9 @@ class MBarriers:
             self.completed_at[done] = np.maximum(self.latest[done], self.completed_at[done])
             self.latest[done] = 0.0
 
-    def passed(self, keys: Array, parity: Array) -> Array:
-        """Whether the phase of this parity has completed (PTX ISA, mbarrier.test_wait.parity)."""
-        over: Array = (self.phase[keys] & 1) != parity
+    def passed(self, keys: Array, phase: Array, by_parity: bool = True) -> Array:
+        """Whether the phase of this parity, or of this number, is over (PTX ISA, mbarrier.test_wait)."""
+        over: Array = (self.phase[keys] & 1) != phase & 1 if by_parity else self.phase[keys] > phase
         return over
 
     def name(self, key: int) -> str:

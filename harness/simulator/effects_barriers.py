@@ -78,6 +78,8 @@ class _Arrive:
         mbarriers = c.machine.mbarriers
         rows, offsets, warps = barrier_places(c, m, address)
         keys = mbarriers.keys(rows, offsets)
+        state = np.zeros((len(c.warps), LANES), np.uint64)
+        state[c.active(m)] = mbarriers.phase[keys]
         if self.expects:
             mbarriers.expect(keys, flat(c, m, value))
         if self.arrives:
@@ -86,7 +88,8 @@ class _Arrive:
                 np.subtract.at(mbarriers.count, keys, 1)
             c.machine.note_arrival("mbarrier", c.warps[warps], keys, mbarriers.phase[keys])
             mbarriers.arrive(keys, counts, c.clock[warps])
-        return np.uint64(0)
+        # The state is opaque to the kernel; here it is the number of the phase that was arrived on.
+        return state
 
 
 @effect("mbarrier", "arrive", flags=f"{_MBARRIER} expect_tx", writes=True)
@@ -104,9 +107,9 @@ def mbarrier_expect(instruction: Instruction) -> Run:
 @effect("mbarrier", "test_wait", flags=f"{_MBARRIER} parity", writes=True)
 def mbarrier_test(instruction: Instruction) -> Run:
     """A look at a barrier without waiting for it. A suspended try_wait may give up at any time."""
-    _parity_only(instruction)
+    by_parity = "parity" in instruction.parts
 
-    def run(c: Cohort, m: Any, address: Any, parity: Any, limit: Any = 0) -> Any:
+    def run(c: Cohort, m: Any, address: Any, phase: Any, limit: Any = 0) -> Any:
         active = c.active(m)
         rows, offsets = np.broadcast_arrays(*shared_place(c, address, active))
         warps = np.flatnonzero(active.any(1))
@@ -114,8 +117,7 @@ def mbarrier_test(instruction: Instruction) -> Run:
         keys[warps] = c.machine.mbarriers.keys(rows[warps], offsets[warps])
         if not c.machine.mbarriers.offsets:
             raise SimulationError("no mbarrier was initialized")
-        wanted = np.asarray(parity).astype(np.int64) & 1
-        passed = c.machine.mbarriers.passed(keys, wanted)
+        passed = c.machine.mbarriers.passed(keys, np.asarray(phase).astype(np.int64), by_parity)
         passed &= c.machine.mbarriers.completed_at[keys] <= c.clock[:, None]
         seen = np.flatnonzero((passed & c.active(m)).any(1))
         first = c.per_warp(keys, m)[seen]
@@ -125,18 +127,13 @@ def mbarrier_test(instruction: Instruction) -> Run:
     return run
 
 
-def _parity_only(instruction: Instruction) -> None:
-    if "parity" not in instruction.parts:
-        raise SimulationError(f"{instruction.opcode}: only the form with a parity is known")
-
-
 class _MbarrierWait:
     """Wait for a phase: `try_wait` in a loop."""
 
     def __init__(self, instruction: Instruction) -> None:
-        _parity_only(instruction)
+        self.by_parity = "parity" in instruction.parts
 
-    def begin(self, c: Cohort, address: Any, parity: Any, limit: Any = 0) -> tuple[Array, ...]:
+    def begin(self, c: Cohort, address: Any, phase: Any, limit: Any = 0) -> tuple[Array, ...]:
         active = c.active(c.mask)
         rows, offsets = shared_place(c, address, active)
         if offsets.ndim == 2 and offsets.shape[1] > 1:
@@ -150,19 +147,20 @@ class _MbarrierWait:
         else:
             rows, offsets = c.per_warp(rows), c.per_warp(offsets)
         keys = c.machine.mbarriers.keys(rows, offsets)
-        return keys, (c.per_warp(np.asarray(parity), c.mask).astype(np.int64) & 1)
+        return keys, c.per_warp(np.asarray(phase), c.mask).astype(np.int64)
 
     def poll(self, c: Cohort, token: tuple[Array, ...]) -> tuple[Array, Array]:
-        keys, parity = token
+        keys, phase = token
         mbarriers = c.machine.mbarriers
-        ready = mbarriers.passed(keys, parity)
+        ready = mbarriers.passed(keys, phase, self.by_parity)
         c.machine.note_barrier(c, ready, "mbarrier", keys, mbarriers.phase[keys])
         return ready, np.where(
             ready, mbarriers.completed_at[keys] + c.machine.units.target.latency_of("mbarrier.wait"), 0.0
         )
 
     def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
-        return f"parity {int(token[1][warp])} of {c.machine.mbarriers.describe(int(token[0][warp]))}"
+        what = f"parity {int(token[1][warp]) & 1}" if self.by_parity else f"phase {int(token[1][warp])}"
+        return f"{what} of {c.machine.mbarriers.describe(int(token[0][warp]))}"
 
 
 @wait("mbarrier", "wait", flags=f"{_MBARRIER} parity")

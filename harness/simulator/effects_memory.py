@@ -53,10 +53,13 @@ def register_bytes(size: int) -> int:
     return max(size, 2)
 
 
-def shared_place(c: Cohort, address: Any, active: Array | None = None) -> tuple[Array, Array]:
+def shared_place(
+    c: Cohort, address: Any, active: Array | None = None, by_copy: bool = False
+) -> tuple[Array, Array]:
     """(row, offset) of shared::cluster addresses, each [W, 32] or [W, 1].
 
-    What inactive lanes hold is no address.
+    What inactive lanes hold is no address. Accesses to other CTAs are noted as the warps' own, unless they are
+    `by_copy`: an asynchronous operation that notes its end itself.
     """
     offsets = np.asarray(address).astype(np.int64)
     if active is not None and offsets.ndim == 2 and offsets.shape[1] > 1:
@@ -75,7 +78,7 @@ def shared_place(c: Cohort, address: Any, active: Array | None = None) -> tuple[
             ranks >= c.machine.cluster_size,
         )
     places = c.machine.first_row_of_cluster[rows] + ranks
-    if c.machine.exits is not None:
+    if c.machine.exits is not None and not by_copy:
         remote = places != rows
         if active is not None:
             remote = remote & active
@@ -254,8 +257,15 @@ def _selected(c: Cohort, active: Array | None, value: Any) -> Array:
 
 
 def store_shared(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:
+    write_shared(c, active, shared_place(c, address, active), items, size)
+
+
+def write_shared(
+    c: Cohort, active: Array | None, place: tuple[Array, Array], items: tuple[Any, ...], size: int
+) -> None:
+    """Ordinary stores of `items`, one after the other, at `place` (rows, offsets)."""
     shared = c.machine.shared
-    rows, offsets = shared_place(c, address, active)
+    rows, offsets = place
     rows, offsets = _selected(c, active, rows), _selected(c, active, offsets)
     _misaligned(offsets, size * len(items), None, "shared")
     threads = _selected(c, active, c.machine.thread_of_lane[c.warps])
@@ -265,11 +275,11 @@ def store_shared(c: Cohort, active: Array | None, address: Any, items: tuple[Any
     c.machine.check_store(rows, offsets, size * len(items))
     memory = shared.bytes.reshape(-1).view(np.dtype(f"u{size}"))
     for i, item in enumerate(items):
-        place = flat + i * size
-        memory[place // size] = _selected(c, active, narrowed(item, size))
-        shared.mark(place // 4, threads, c.step)
+        first = flat + i * size
+        memory[first // size] = _selected(c, active, narrowed(item, size))
+        shared.mark(first // 4, threads, c.step)
         if size == 8:
-            shared.mark(place // 4 + 1, threads, c.step)
+            shared.mark(first // 4 + 1, threads, c.step)
 
 
 def store_global(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:

@@ -211,7 +211,7 @@ def commit(instruction: Instruction) -> Run:
             unit.shadow.committed()
 
         def arrive(times: Array) -> None:
-            if exits is not None:
+            if exits is not None and known is not None:
                 exits.deliver("mbarrier", known[which], keys, machine.mbarriers.phase[keys])
             if ordering is not None:
                 ordering.deliver("mbarrier", clocks[which], keys, machine.mbarriers.phase[keys])
