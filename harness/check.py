@@ -52,7 +52,8 @@ def check_router(
 
     It stops there because what a wrong kernel has overwritten is not known. `tail_unit` is the kernel's tile
     of M. `only` names the distributions to run, `at` the M to run them at (empty: their own), and
-    `operand_format` what the kernel multiplies; the reference is computed from the same numbers. Whatever `launch` raises is passed on.
+    `operand_format` what the kernel multiplies; the reference is computed from the same numbers. Whatever
+    `launch` raises is passed on.
 
     With `together`, which makes several launches as one, all distributions are launched at the same time.
     """

@@ -1,8 +1,8 @@
 """Proving a space in simulation: config after config compiled, executed, and compared with the reference.
 
-Configs come in an order that meets every choice early (`sweeps.covering`), each is written to a file of JSON lines
-as soon as it is known, and the same command goes on where it stopped: a space of many thousands is a matter of
-patience, and what has been proven so far is always in the file.
+Configs come in an order that meets every choice early (`sweeps.covering`), each is written to a file of JSON
+lines as soon as it is known, and the same command goes on where it stopped: a space of many thousands is a
+matter of patience, and what has been proven so far is always in the file.
 
 A smaller hidden size proves the same code paths sooner: all that changes is how often the K loop turns.
 """

@@ -207,10 +207,14 @@ def commit(instruction: Instruction) -> Run:
         warps = c.warps[here]
         ordering = machine.ordering
         clocks = ordering.committed(warps) if ordering is not None else None
+        exits = machine.exits
+        known = exits.published(warps) if exits is not None else None
         if unit.shadow is not None:
             unit.shadow.committed()
 
         def arrive(times: Array) -> None:
+            if exits is not None and known is not None:
+                exits.deliver("mbarrier", known[which], keys, machine.mbarriers.phase[keys])
             if ordering is not None and clocks is not None:
                 ordering.deliver("mbarrier", clocks[which], keys, machine.mbarriers.phase[keys])
             machine.mbarriers.arrive(keys, 1, times[which])
