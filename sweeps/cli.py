@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from sweeps.cli_simulate import simulate
 from sweeps.cli_trace import trace
 from sweeps.errors import STOPPED, exit_status
 
@@ -386,6 +387,7 @@ def bench(trials: int) -> None:
     click.echo(f"tuner's own time: {overhead_ms(trials):.1f} ms per trial over {trials} trials")
 
 
+main.add_command(simulate)
 main.add_command(trace)
 
 
