@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import click
 import msgspec
 
-from harness.cache import ArtifactCache
 from harness.check import check_router
 from harness.compile import compile_cached
 from harness.oneline import one_line
@@ -27,9 +25,8 @@ from harness.record import Outcome, Resources
 from harness.runner import Candidate
 from harness.simulator.errors import NotSimulatedError, SimulationError
 from harness.simulator.run import Program
-from kernels.families import family
 from kernels.family import KernelFamily, ParamValue
-from kernels.problem import DEFAULT_PRESET, RouterProblem, preset
+from kernels.problem import RouterProblem
 from sweeps.covering import covering_order
 from sweeps.space import Space
 
@@ -140,50 +137,28 @@ def table(found: Sequence[Verified], legal: int) -> str:
     return "\n".join(lines)
 
 
-@click.command()
-@click.option("--family", "family_name", default="fused_sm100", show_default=True)
-@click.option("--target", default="sm_100a", show_default=True)
-@click.option("--problem", default=DEFAULT_PRESET, show_default=True, help="a preset")
-@click.option("--hidden", type=int, help="the problem with another hidden size")
-@click.option("--configs", type=int, help="stop after so many; otherwise all legal ones")
-@click.option("--minutes", type=float, help="stop after so long")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON lines, appended to")
-@click.option("--shard", default="0/1", show_default=True, help="I/N: every N-th config, from the I-th on")
-def verify(
-    family_name: str,
-    target: str,
-    problem: str,
-    hidden: int | None,
+def verify_space(
+    space: Space,
+    out: Path,
+    *,
     configs: int | None,
     minutes: float | None,
-    out: Path,
-    shard: str,
-) -> None:
-    """Compile a space's configs and check each in the simulator, against the float64 reference."""
-    kernels = family(family_name)
-    wanted = preset(problem)
-    if hidden:
-        wanted = replace(wanted, hidden=hidden)
-    space = Space(kernels, wanted, target)
-    first, step = (int(part) for part in shard.split("/"))
+    shard: tuple[int, int],
+    cache: Path,
+) -> Iterator[Verified]:
+    """Verify what `out` does not hold yet, append it there, and give it; `shard` (i, n): every n-th, from i on."""
     found = read_verified(out)
     done = {msgspec.json.encode(one.config, order="deterministic") for one in found}
     began = time.perf_counter()
-    for params in islice(covering_order(space, ORDER_SEED), first, None, step):
-        if configs is not None and len(found) >= configs:
-            break
-        if minutes is not None and time.perf_counter() - began > 60 * minutes:
-            break
+    count = len(found)
+    for params in islice(covering_order(space, ORDER_SEED), shard[0], None, shard[1]):
+        out_of_time = minutes is not None and time.perf_counter() - began > 60 * minutes
+        if out_of_time or (configs is not None and count >= configs):
+            return
         if msgspec.json.encode(params, order="deterministic") in done:
             continue
-        one = verify_config(kernels, wanted, params, target, ArtifactCache().root)
-        found.append(one)
+        one = verify_config(space.family, space.problem, params, space.target, cache)
         with out.open("ab") as file:
             file.write(msgspec.json.encode(one) + b"\n")
-        if one.outcome is not Outcome.OK:
-            click.echo(f"{one.outcome.value}: {one.reason}: {params}", err=True)
-    click.echo(table(found, len(space)))
-
-
-if __name__ == "__main__":
-    verify()
+        count += 1
+        yield one

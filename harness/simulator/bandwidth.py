@@ -1,8 +1,8 @@
 """A bandwidth that many share: what is asked of it later may still use what was free earlier.
 
-The machine runs cohorts ahead of each other, so requests do not come in the order of their times. A queue with
-one clock would make a request wait for others that were asked for later; here time is divided into slots with
-a capacity each, and a request fills what its own slots have left.
+The machine runs cohorts ahead of each other, so requests do not come in the order of their times. A queue
+with one clock would make a request wait for others that were asked for later; here time is divided into slots
+with a capacity each, and a request fills what its own slots have left.
 """
 
 from __future__ import annotations
