@@ -17,9 +17,7 @@ from kernels.problem import DEFAULT_PRESET, preset
 @click.option("--hidden", type=int, help="The problem with another hidden size: the same code, sooner.")
 @click.option("--configs", type=int, help="Stop when so many are known; otherwise all legal ones.")
 @click.option("--minutes", type=float, help="Stop after so long.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="JSON lines; the run resumes there."
-)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON lines, appended to.")
 @click.option("--shard", default="0/1", show_default=True, help="I/N: every N-th config, from the I-th on.")
 def verify(
     family_name: str,

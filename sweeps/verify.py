@@ -146,7 +146,10 @@ def verify_space(
     shard: tuple[int, int],
     cache: Path,
 ) -> Iterator[Verified]:
-    """Verify what `out` does not hold yet, append it there, and give it; `shard` (i, n): every n-th, from i on."""
+    """Verify what `out` does not hold yet, append it there, and give it.
+
+    `shard` (i, n) takes every n-th config, from the i-th on.
+    """
     found = read_verified(out)
     done = {msgspec.json.encode(one.config, order="deterministic") for one in found}
     began = time.perf_counter()
