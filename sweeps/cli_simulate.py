@@ -40,9 +40,9 @@ def simulate(
     from results.plot_timeline import draw_timeline
     from results.style import save
     from sweeps.simulating import simulate_launch
-    from sweeps.spec import DEFAULT_SPEC, load_spec
+    from sweeps.spec import default_spec, load_spec
 
-    spec = load_spec(spec_name or DEFAULT_SPEC, {key: value for key, value in other.items() if value})
+    spec = load_spec(spec_name or default_spec(), {key: value for key, value in other.items() if value})
     simulated = simulate_launch(spec, assignments, m, warm=warm, cache=cache)
     click.echo(account_text(simulated.title, simulated.account))
     if output is not None:

@@ -51,8 +51,8 @@ def _wave(units: TracedUnits) -> WaveAccount:
     shares = {
         "tensor cores": total[PRODUCT] / (sms * cycles),
         "SM intake": sizes[LOAD] / chip["sm_bytes"] / (sms * cycles),
-        "L2": units.l2_bytes / units.l2_rate / cycles,
-        "memory": units.memory_bytes / units.dram_rate / cycles,
+        "L2": units.l2_bytes / units.l2.rate / cycles,
+        "memory": units.memory_bytes / units.dram.rate / cycles,
         "issue slots": units.issue_cycles / (SCHEDULERS * sms * cycles),
     }
     return WaveAccount(
