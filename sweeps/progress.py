@@ -25,8 +25,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._bar.write(line)
-        sys.stdout.flush()
+        self._bar.write(line, file=sys.stderr)
 
     def count(self, record: TrialRecord, value: float | None) -> None:
         """A candidate ended."""
