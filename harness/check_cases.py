@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kernels.nvfp4 import dequantize_exact_bf16, gemm_alpha, quantize_activation_nvfp4, quantize_to_nvfp4
+from harness.executor import CheckDepth
+from kernels.family import OperandFormat
+from kernels.nvfp4 import (
+    Nvfp4Tensor,
+    dequantize_exact_bf16,
+    gemm_alpha,
+    quantize_activation_nvfp4,
+    quantize_to_nvfp4,
+)
 from kernels.problem import RouterProblem
 
 # M around the usual tiles of 64 and 128, the smallest, and some that fit no tile.
@@ -35,6 +43,7 @@ class Operands:
         alpha: fp32 [1].
         exact: the logits are exact in fp32 in any order of accumulation and distinct ranking keys are far
             apart, so the ids must be the reference's without tolerance; ties go to the lowest id.
+        nvfp4: a and b as NVFP4, where `a` and `b` are their exact dequantization; None for bf16 data.
         unquantized: the bf16 operands that NVFP4 ones stand for, where quality is to be recorded.
         m_values: the M to run at, ascending; the last is `a`'s.
     """
@@ -45,8 +54,17 @@ class Operands:
     bias: Tensor
     alpha: Tensor
     exact: bool = False
+    nvfp4: tuple[Nvfp4Tensor, Nvfp4Tensor] | None = None
     unquantized: tuple[Tensor, Tensor] | None = None
     m_values: tuple[int, ...] = ()
+
+    def for_launch(self, m: int, operand_format: OperandFormat) -> tuple[Tensor, ...]:
+        """The operands of a launch at `m` tokens, as `kernels.family` has them."""
+        if operand_format is OperandFormat.BF16:
+            return self.a[:m], self.b
+        assert self.nvfp4 is not None
+        a, b = self.nvfp4
+        return *a.first_rows(m).as_bytes(), *b.as_bytes()
 
 
 @dataclass(frozen=True)
@@ -232,29 +250,78 @@ def generate(
     device: torch.device,
     tail_unit: int,
     only: tuple[str, ...] = tuple(DISTRIBUTIONS),
+    operand_format: OperandFormat = OperandFormat.BF16,
+    depth: CheckDepth = CheckDepth.FULL,
 ) -> Iterator[Operands]:
-    """Operands of each distribution in `only`; `tail_unit`, the kernel's tile of M, adds tail shapes."""
-    tails = sorted({*TAIL_M, tail_unit - 1, tail_unit, tail_unit + 1} - {0})
-    dealt = 2 + len(tails) // len(DISTRIBUTIONS)  # each tail shape meets at least two distributions
+    """Operands of each distribution in `only`; `tail_unit`, the kernel's tile of M, adds tail shapes.
+
+    For a kernel of NVFP4 operands every distribution is quantized, those that are not so by themselves too.
+    """
     for index, (name, build) in enumerate(DISTRIBUTIONS.items()):
         if name not in only:
             continue
-        m_values = {BASE_M, *(tails[(seed + index * dealt + i) % len(tails)] for i in range(dealt))}
-        if build is normal:
-            m_values |= {300, 2 * tail_unit + 3}  # a third row tile, where state left by the first two shows
-        if build is nvfp4_every_expert:
-            m_values.add(-(-problem.experts // problem.top_k))
+        if depth is CheckDepth.BRIEF:
+            m_values = _brief_m(seed, index, tail_unit)
+        else:
+            m_values = _every_m(seed, index, tail_unit)
+            if build is nvfp4_every_expert:
+                m_values.add(-(-problem.experts // problem.top_k))
         # Seeded by name as well as by number: a distribution is the same whichever others run with it.
         generator = torch.Generator(device).manual_seed(seed * len(DISTRIBUTIONS) + index)
         operands = build(Draw(problem, generator, max(m_values)))
+        if operand_format is OperandFormat.NVFP4 and operands.nvfp4 is None:
+            operands = as_nvfp4(operands)
         yield replace(operands, name=name, m_values=tuple(sorted(m_values)))
+
+
+def _every_m(seed: int, index: int, tail_unit: int) -> set[int]:
+    """The M of distribution number `index` in a full check."""
+    tails = _tails(tail_unit)
+    dealt = 2 + len(tails) // len(DISTRIBUTIONS)  # each tail shape meets at least two distributions
+    m_values = {BASE_M, *(tails[(seed + index * dealt + i) % len(tails)] for i in range(dealt))}
+    if index == 0:
+        m_values |= {300, _third_tile(tail_unit)}
+    return m_values
+
+
+def _brief_m(seed: int, index: int, tail_unit: int) -> set[int]:
+    """The M of distribution number `index` in a brief check: three of them, in turn, have a second one."""
+    tails = _tails(tail_unit)
+    extra = (1, tails[seed % len(tails)], _third_tile(tail_unit))
+    turn = (index - seed) % len(DISTRIBUTIONS)
+    return {BASE_M, *extra[turn : turn + 1]}
+
+
+def _tails(tail_unit: int) -> list[int]:
+    return sorted({*TAIL_M, tail_unit - 1, tail_unit, tail_unit + 1} - {0})
+
+
+def _third_tile(tail_unit: int) -> int:
+    """An M with a third row tile, where state left by the first two shows."""
+    return 2 * tail_unit + 3
+
+
+def as_nvfp4(operands: Operands) -> Operands:
+    """`operands` quantized, with an alpha that brings their logits back.
+
+    A block with a NaN or an infinity becomes NaN in the weight too: a kernel is to survive it. What is exact
+    stays so: small integers whose largest magnitude is a power of two are multiples of 448 * 6 over it.
+    """
+    a, b = quantize_activation_nvfp4(operands.a), quantize_activation_nvfp4(operands.b)
+    return replace(
+        operands,
+        a=dequantize_exact_bf16(a),
+        b=dequantize_exact_bf16(b),
+        alpha=(operands.alpha.double() * gemm_alpha(a, b).double()).float(),
+        nvfp4=(a, b),
+    )
 
 
 def _quantized(draw: Draw, a: Tensor, b: Tensor, bias: Tensor) -> Operands:
     a, b = a.bfloat16(), b.bfloat16()
     a_q, b_q = quantize_activation_nvfp4(a), quantize_to_nvfp4(b)
     operands = draw.operands(dequantize_exact_bf16(a_q), dequantize_exact_bf16(b_q), bias)
-    return replace(operands, alpha=gemm_alpha(a_q, b_q), unquantized=(a, b))
+    return replace(operands, alpha=gemm_alpha(a_q, b_q), nvfp4=(a_q, b_q), unquantized=(a, b))
 
 
 def _shifted(draw: Draw, mean: float) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from harness.cache import ArtifactCache, artifact_key
 from harness.compile_result import CompileFailure, CompileResult
 from harness.oneline import one_line
 from harness.record import Outcome
-from harness.resources import read_resources, with_dynamic_smem
+from harness.resources import read_resources, with_dynamic_smem, with_tensor_memory
 from harness.toolchain import check_target, compiler_versions, find_linker
 from kernels.family import KernelFamily
 from kernels.problem import RouterProblem
@@ -84,7 +84,7 @@ def compile_candidate(
         target=target,
         toolchain=toolchain,
         digests={name: sha256((folder / name).read_bytes()).hexdigest() for name in (LAUNCHER, CUBIN, PTX)},
-        resources=with_dynamic_smem(read_resources(cubin), str(compiled.ir_module)),
+        resources=with_tensor_memory(with_dynamic_smem(read_resources(cubin), str(compiled.ir_module)), ptx),
         compile_s=time.perf_counter() - began,
     )
 

@@ -76,14 +76,14 @@ class CudaRunner(Runner):
         return Candidate.of_manifest(artifact.manifest, load_launcher(artifact))
 
     def measure(self, candidate: Candidate, m: int, plan: MeasurePlan, rates: Rates) -> Measurement:
-        problem = candidate.problem
-        sets = self._inputs.sets(problem, m, cold_sets(problem, m, self._properties.L2_cache_size))
+        problem, operand_format = candidate.problem, candidate.operand_format
+        count = cold_sets(problem, m, self._properties.L2_cache_size, operand_format)
+        sets = self._inputs.sets(problem, m, count, operand_format)
         outputs = Outputs.poisoned(problem, m, candidate.workspace_elements(m), DEVICE)
         launches = [
             partial(
                 candidate.launch,
-                inputs.a,
-                inputs.b,
+                *inputs.operands,
                 inputs.bias,
                 inputs.alpha,
                 outputs.workspace,
@@ -109,8 +109,8 @@ class CudaRunner(Runner):
             m=m,
             cold=last.cold,
             warm=last.warm,
-            floor_us=floor_us(problem, m, rates),
-            bytes_moved=bytes_moved(problem, m),
+            floor_us=floor_us(problem, m, rates, operand_format),
+            bytes_moved=bytes_moved(problem, m, operand_format),
             flops=flops(problem, m),
             conditions=last.conditions,
             repeats=repeats,

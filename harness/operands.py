@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from harness.timing import input_bytes
+from kernels.family import OperandFormat
+from kernels.nvfp4 import gemm_alpha, quantize_activation_nvfp4
+from kernels.nvfp4_layout import BLOCK, swizzled_shape
 from kernels.problem import RouterProblem
 
 BIAS_SCALE = 0.1
@@ -15,10 +18,9 @@ BIAS_SCALE = 0.1
 
 @dataclass(frozen=True)
 class Inputs:
-    """One set: a [M, K] and b [E, K] bf16, bias [E] and alpha [1] fp32, all on one device."""
+    """One set: a launch's operands as `kernels.family` has them, bias [E] and alpha [1] fp32."""
 
-    a: torch.Tensor
-    b: torch.Tensor
+    operands: tuple[torch.Tensor, ...]
     bias: torch.Tensor
     alpha: torch.Tensor
 
@@ -46,7 +48,13 @@ class Outputs:
         return bool((self.ids >= 0).all()) and not bool(self.weights.isnan().any())
 
 
-def random_inputs(problem: RouterProblem, m: int, device: str, generator: torch.Generator) -> Inputs:
+def random_inputs(
+    problem: RouterProblem,
+    m: int,
+    device: str,
+    generator: torch.Generator,
+    operand_format: OperandFormat = OperandFormat.BF16,
+) -> Inputs:
     """Normal activations and weights, scaled so that logits have unit variance, as a trained router's do.
 
     Not zeros: power, and with it the clock, depends on how many bits toggle.
@@ -55,32 +63,59 @@ def random_inputs(problem: RouterProblem, m: int, device: str, generator: torch.
     def normal(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.randn(shape, generator=generator, device=device, dtype=dtype) * scale
 
-    return Inputs(
-        a=normal(m, problem.hidden, dtype=torch.bfloat16),
-        b=normal(problem.experts, problem.hidden, scale=problem.hidden**-0.5, dtype=torch.bfloat16),
-        bias=normal(problem.experts, scale=BIAS_SCALE if problem.bias else 0.0),
-        alpha=torch.ones(1, device=device),
-    )
+    a = normal(m, problem.hidden, dtype=torch.bfloat16)
+    b = normal(problem.experts, problem.hidden, scale=problem.hidden**-0.5, dtype=torch.bfloat16)
+    return as_inputs(a, b, normal(problem.experts, scale=BIAS_SCALE if problem.bias else 0.0), operand_format)
+
+
+def as_inputs(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, operand_format: OperandFormat) -> Inputs:
+    """The operands of bf16 a [M, K] and b [E, K] in a family's format."""
+    if operand_format is OperandFormat.BF16:
+        return Inputs((a, b), bias, torch.ones(1, device=a.device))
+    quantized_a, quantized_b = quantize_activation_nvfp4(a), quantize_activation_nvfp4(b)
+    operands = (*quantized_a.as_bytes(), *quantized_b.as_bytes())
+    return Inputs(operands, bias, gemm_alpha(quantized_a, quantized_b))
+
+
+def unread_inputs(problem: RouterProblem, m: int, operand_format: OperandFormat) -> Inputs:
+    """Operands of the right shapes at addresses of their own, for whoever reads none of their elements."""
+    bias, alpha = torch.zeros(problem.experts), torch.ones(1)
+    rows = (m, problem.experts)
+    if operand_format is OperandFormat.BF16:
+        return Inputs(tuple(torch.empty(n, problem.hidden, dtype=torch.bfloat16) for n in rows), bias, alpha)
+    operands: list[torch.Tensor] = []
+    for n in rows:
+        operands.append(torch.empty(n, problem.hidden // 2, dtype=torch.uint8))
+        operands.append(torch.empty(swizzled_shape(n, problem.hidden // BLOCK), dtype=torch.uint8))
+    return Inputs(tuple(operands), bias, alpha)
 
 
 class InputCache:
-    """Sets of inputs by problem and M, so that a trial does not draw them again; least recent first out."""
+    """Sets of inputs by problem, M and format, drawn once for all trials; least recent first out."""
 
     def __init__(self, device: str, max_bytes: int) -> None:
         self._device = device
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[tuple[RouterProblem, int], list[Inputs]] = OrderedDict()
+        self._kept: OrderedDict[tuple[RouterProblem, int, OperandFormat], list[Inputs]] = OrderedDict()
 
-    def sets(self, problem: RouterProblem, m: int, count: int) -> list[Inputs]:
+    def sets(
+        self,
+        problem: RouterProblem,
+        m: int,
+        count: int,
+        operand_format: OperandFormat = OperandFormat.BF16,
+    ) -> list[Inputs]:
         """`count` different sets, the same at every call: a trial must not be luckier than another."""
-        key = (problem, m)
+        key = (problem, m, operand_format)
         if len(self._kept.get(key, ())) < count:
             generator = torch.Generator(self._device).manual_seed(m)
-            self._kept[key] = [random_inputs(problem, m, self._device, generator) for _ in range(count)]
+            self._kept[key] = [
+                random_inputs(problem, m, self._device, generator, operand_format) for _ in range(count)
+            ]
         self._kept.move_to_end(key)
         while len(self._kept) > 1 and self._bytes() > self._max_bytes:
             self._kept.popitem(last=False)
         return self._kept[key][:count]
 
     def _bytes(self) -> int:
-        return sum(len(sets) * input_bytes(problem, m) for (problem, m), sets in self._kept.items())
+        return sum(len(sets) * input_bytes(*key) for key, sets in self._kept.items())

@@ -40,19 +40,23 @@ def unpack(site: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; appended to, so it resumes")
+    parser.add_argument(
+        "--outputs", type=Path, help="also save every router's answers, as npz, at the M of --at"
+    )
+    parser.add_argument(
+        "--at", type=int, nargs="+", default=[1, 100, 1024], help="M of --outputs (1 100 1024)"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="routertune-pack-") as site:
         unpack(Path(site))
         from harness.executor import Executor, ExecutorError
-        from harness.executors import NoExecutor, make_executor
+        from harness.executors import make_executor
         from harness.pack import PackError
         from harness.pack_measure import measure_pack
         from harness.record import RecordError, TrialRecord
 
         def open_executor(target: str) -> Executor:
-            executor = make_executor("cuda", target)
-            assert not isinstance(executor, NoExecutor)
-            return executor
+            return make_executor("cuda", target)
 
         def report(record: TrialRecord, done: int, total: int) -> None:
             config = " ".join(f"{name}={value}" for name, value in record.config.items())
@@ -65,6 +69,10 @@ def main() -> None:
         except KeyboardInterrupt:
             sys.exit(f"stopped: {arguments.out} has what was measured; the same command goes on from there")
         print(f"{added} records added to {arguments.out}")
+        if arguments.outputs:
+            from harness.pack_outputs import write_outputs
+
+            print(f"{write_outputs(PACK, arguments.outputs, arguments.at)} arrays in {arguments.outputs}")
 
 
 if __name__ == "__main__":

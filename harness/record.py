@@ -33,7 +33,8 @@ class Outcome(StrEnum):
     CRASHED = "crashed"
     TIMEOUT = "timeout"
     UNSTABLE = "unstable"
-    # Compiled where no executor exists for the target: nothing was run, so nothing is known of its speed.
+    # Compiled where nothing can run it: no executor, or one that does not know some instruction (the reason
+    # says so). Nothing is known of its speed.
     COMPILED = "compiled"
 
 
@@ -147,6 +148,7 @@ class Resources:
     local_bytes: int  # stack frame of a thread: 0 means no spill
     static_smem_bytes: int
     dynamic_smem_bytes: int = 0
+    tmem_columns: int = 0  # of tensor memory, allocated by a CTA
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What compiled kernels use, read from a cubin.
+"""What compiled kernels use, read from a cubin and, where it does not tell, from PTX and host code.
 
 A cubin is an ELF file. Its `.nv.info` section is a sequence of records: format (1 byte), attribute (1 byte),
 then a size and payload for format 4 (EIFMT_SVAL) or a 2-byte value in place for the others. The attributes
@@ -83,6 +83,31 @@ def with_dynamic_smem(resources: tuple[Resources, ...], host_ir: str) -> tuple[R
     return tuple(
         replace(resource, dynamic_smem_bytes=asked.get(resource.kernel, 0)) for resource in resources
     )
+
+
+_TMEM_ALLOCATION = re.compile(r"tcgen05\.alloc\.\S+\s+\[[^\]]+\],\s*(?P<columns>%?\w+);")
+
+
+def with_tensor_memory(resources: tuple[Resources, ...], ptx: str) -> tuple[Resources, ...]:
+    """`resources` with the tensor-memory columns that each kernel's PTX allocates: 0 where it allocates none.
+
+    A cubin does not tell. Raises `ValueError` when a number of columns is not a constant.
+    """
+    _, *parts = re.split(r"\.entry\s+(\w+)", ptx)
+    columns = {
+        kernel: sum(_constant(found["columns"], body) for found in _TMEM_ALLOCATION.finditer(body))
+        for kernel, body in zip(parts[::2], parts[1::2], strict=True)
+    }
+    return tuple(replace(resource, tmem_columns=columns.get(resource.kernel, 0)) for resource in resources)
+
+
+def _constant(operand: str, body: str) -> int:
+    if not operand.startswith("%"):
+        return int(operand)
+    values = re.findall(rf"mov\.b32\s+{re.escape(operand)}, (\d+);", body)
+    if len(values) != 1:
+        raise ValueError(f"{operand} of a tensor-memory allocation is not a constant")
+    return int(values[0])
 
 
 def _records(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -8,14 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 from harness.executor import MeasurePlan
 from harness.record import Conditions, Rates, Timing
+from kernels.family import OperandFormat
+from kernels.nvfp4_layout import BLOCK
 from kernels.problem import RouterProblem
 
-BF16_BYTES = 2
+# Of one element, an NVFP4 one with its share of the block's e4m3 scale.
+ELEMENT_BYTES = {OperandFormat.BF16: Fraction(2), OperandFormat.NVFP4: Fraction(1, 2) + Fraction(1, BLOCK)}
+# How many times the bf16 matrix rate, which is what is measured, the tensor cores have in this format (B200
+# data sheet: 9 PFLOP/s dense FP4, 2.25 bf16).
+MATRIX_SPEEDUP = {OperandFormat.BF16: 1, OperandFormat.NVFP4: 4}
 FP32_BYTES = 4
 INT32_BYTES = 4
 
@@ -37,15 +44,15 @@ POWER_CAP = "sw_power_cap"
 CAPPED_CLOCK_SHARE = 0.97
 
 
-def input_bytes(problem: RouterProblem, m: int) -> int:
-    """Bytes of A [M, K] bf16, B [E, K] bf16 and bias [E] fp32."""
-    operands = (m + problem.experts) * problem.hidden * BF16_BYTES
-    return operands + problem.experts * FP32_BYTES
+def input_bytes(problem: RouterProblem, m: int, operand_format: OperandFormat = OperandFormat.BF16) -> int:
+    """Bytes of A [M, K], B [E, K] and bias [E] fp32."""
+    operands = (m + problem.experts) * problem.hidden * ELEMENT_BYTES[operand_format]
+    return int(operands) + problem.experts * FP32_BYTES
 
 
-def bytes_moved(problem: RouterProblem, m: int) -> int:
+def bytes_moved(problem: RouterProblem, m: int, operand_format: OperandFormat = OperandFormat.BF16) -> int:
     """Bytes that any implementation moves at least: the inputs and the outputs [M, k], each once."""
-    return input_bytes(problem, m) + m * problem.top_k * (FP32_BYTES + INT32_BYTES)
+    return input_bytes(problem, m, operand_format) + m * problem.top_k * (FP32_BYTES + INT32_BYTES)
 
 
 def flops(problem: RouterProblem, m: int) -> int:
@@ -53,17 +60,22 @@ def flops(problem: RouterProblem, m: int) -> int:
     return 2 * m * problem.experts * problem.hidden
 
 
-def floor_us(problem: RouterProblem, m: int, rates: Rates) -> float:
+def floor_us(
+    problem: RouterProblem, m: int, rates: Rates, operand_format: OperandFormat = OperandFormat.BF16
+) -> float:
     """The time below which no kernel can be: its bytes at copy bandwidth or its flops at matrix rate."""
+    matrix_rate = rates.matrix_flop_per_s * MATRIX_SPEEDUP[operand_format]
     seconds = max(
-        bytes_moved(problem, m) / rates.copy_bytes_per_s, flops(problem, m) / rates.matrix_flop_per_s
+        bytes_moved(problem, m, operand_format) / rates.copy_bytes_per_s, flops(problem, m) / matrix_rate
     )
     return 1e6 * seconds
 
 
-def cold_sets(problem: RouterProblem, m: int, l2_bytes: int) -> int:
+def cold_sets(
+    problem: RouterProblem, m: int, l2_bytes: int, operand_format: OperandFormat = OperandFormat.BF16
+) -> int:
     """How many sets of inputs to rotate over, so that each has left the L2 before it is used again."""
-    return max(1, math.ceil(COLD_L2_FACTOR * l2_bytes / input_bytes(problem, m)))
+    return max(1, math.ceil(COLD_L2_FACTOR * l2_bytes / input_bytes(problem, m, operand_format)))
 
 
 def rounds_per_replay(round_us: float, launches_per_round: int) -> int:

@@ -11,8 +11,10 @@ from kernels.family import KernelFamily
 def families() -> dict[str, KernelFamily]:
     """Every family by name, in the order in which they are shown; the same objects at every call."""
     from kernels.sm90.families import FusedSm90, TwoKernelSm90
+    from kernels.sm100.families import FusedSm100, TwoKernelSm100
 
-    return {family.name: family for family in (FusedSm90(), TwoKernelSm90())}
+    known = (FusedSm90(), TwoKernelSm90(), FusedSm100(), TwoKernelSm100())
+    return {family.name: family for family in known}
 
 
 def family(name: str) -> KernelFamily:

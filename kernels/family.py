@@ -1,18 +1,22 @@
 """A kernel family: one parameterized kernel, its search space and its single legality predicate.
 
-Every family launches through the same positional signature, so that whoever runs an artifact needs to
-know nothing about the kernel inside:
+Every family launches through the same positional signature but for its operands, whose format it names, so
+that whoever runs an artifact needs to know nothing about the kernel inside:
 
-    launch(a, b, bias, alpha, workspace, weights, ids)
+    launch(*operands, bias, alpha, workspace, weights, ids)
 
-    a          [M, K] bf16, row-major, 16-byte aligned
-    b          [E, K] bf16, row-major, 16-byte aligned
+    operands   OperandFormat.BF16: a, b
+               OperandFormat.NVFP4: a, a_scale, b, b_scale
     bias       [E] fp32 (zeros where the problem has none)
     alpha      [1] fp32, on the device
-    workspace  at least [workspace_elements(problem, config, M)] fp32, zeroed once by its owner; every launch
-               of the family leaves in it what the next one needs, at any M
+    workspace  at least [workspace_elements(problem, config, M)] fp32, 16-byte aligned, zeroed once by its
+               owner; every launch of the family leaves in it what the next one needs, at any M
     weights    [M, k] fp32, written
     ids        [M, k] int32, written
+
+In bf16, a is [M, K] and b [E, K], row-major and 16-byte aligned. In NVFP4 they are uint8 [M, K/2] and
+[E, K/2], two e2m1 a byte, and a_scale and b_scale the bytes of the e4m3 scales, uint8 in the swizzled layout,
+of `kernels.nvfp4.swizzled_shape`; the first rows of a larger a, with the first atoms of its scales, are fine.
 
 The stream is the caller's current one. Nothing outside `workspace`, `weights` and `ids` is written.
 """
@@ -22,6 +26,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +34,15 @@ from kernels.problem import RouterProblem
 
 # A parameter's value: what TOML, JSON and Optuna's categorical distribution can all carry.
 ParamValue = int | bool | str
+
+DEFAULT_TOKEN_TILE = 128
+
+
+class OperandFormat(StrEnum):
+    """What a family multiplies."""
+
+    BF16 = "bf16"
+    NVFP4 = "nvfp4"
 
 
 @dataclass(frozen=True)
@@ -39,12 +53,19 @@ class Rule:
     reason: Callable[[RouterProblem, Any], str | None]
 
 
+def shared_sources() -> tuple[Path, ...]:
+    """The files that the compiled code of every target depends on."""
+    here = Path(__file__).parent
+    return (here / "problem.py", *sorted((here / "device").glob("*.py")))
+
+
 class KernelFamily(ABC):
     """One parameterized kernel. A config is a frozen dataclass of `ParamValue` fields."""
 
     name: ClassVar[str]
     targets: ClassVar[tuple[str, ...]]
     config_type: ClassVar[type[Any]]
+    operands: ClassVar[OperandFormat] = OperandFormat.BF16
 
     @abstractmethod
     def space(self, problem: RouterProblem) -> dict[str, tuple[ParamValue, ...]]:
@@ -73,6 +94,10 @@ class KernelFamily(ABC):
     @abstractmethod
     def source_files(self) -> tuple[Path, ...]:
         """The files that the compiled code depends on: they are part of an artifact's cache key."""
+
+    def token_tile(self, config: Any) -> int:
+        """Tokens of one tile, around which tail shapes are worth a check."""
+        return int(getattr(config, "tile_m", DEFAULT_TOKEN_TILE))
 
     def rules(self) -> tuple[Rule, ...]:
         """Constraints that `illegal_reason` applies, for an enumeration to drop partial configs by.

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from kernels.nvfp4 import (
-    BLOCK,
     Nvfp4Tensor,
     dequantize_exact_bf16,
     gemm_alpha,
     quantize_activation_nvfp4,
     quantize_to_nvfp4,
 )
+from kernels.nvfp4_layout import BLOCK
 
 _NEVER = -1  # a version no tensor has
 

@@ -26,14 +26,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK = 16
+from kernels.nvfp4_layout import BLOCK, SCALE_COLUMNS, SCALE_ROWS, swizzled_shape
+
 E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 E2M1_MAX = 6.0
 E4M3_MAX = 448.0
-
-# The swizzled layout's atom: 128 rows x 4 scales in 512 bytes.
-SCALE_ROWS = 128
-SCALE_COLUMNS = 4
 
 _FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _FLOAT32_MAX = torch.finfo(torch.float32).max
@@ -70,11 +67,6 @@ def pack_e2m1(codes: Tensor) -> Tensor:
 def unpack_e2m1(packed: Tensor) -> Tensor:
     """[..., K/2] bytes -> [..., K] codes."""
     return torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
-
-
-def swizzled_shape(rows: int, columns: int) -> tuple[int, int]:
-    """The padded shape of [rows, columns] scales: rows to a multiple of 128, columns to one of 4."""
-    return -(-rows // SCALE_ROWS) * SCALE_ROWS, -(-columns // SCALE_COLUMNS) * SCALE_COLUMNS
 
 
 def swizzle_scales(scales: Tensor) -> Tensor:
@@ -133,6 +125,15 @@ class Nvfp4Tensor:
     def shape(self) -> tuple[int, int]:
         """(R, K)"""
         return self.packed.shape[0], 2 * self.packed.shape[1]
+
+    def first_rows(self, rows: int) -> Nvfp4Tensor:
+        """Its first `rows` rows, without a copy."""
+        padded, _ = swizzled_shape(rows, self.shape[1] // BLOCK)
+        return Nvfp4Tensor(self.packed[:rows], self.scale[:padded], self.global_scale)
+
+    def as_bytes(self) -> tuple[Tensor, Tensor]:
+        """Elements and swizzled scales as a kernel takes them (see `kernels.family`): both uint8."""
+        return self.packed, self.scale.view(torch.uint8)
 
     def block_scales(self) -> Tensor:
         """The scales row-major, float8_e4m3fn [R, K/16]."""

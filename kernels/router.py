@@ -6,7 +6,8 @@ What is computed follows from the operands. With an `Nvfp4Linear`, the product i
 raw activations are quantized first (unless told otherwise), and alpha undoes both global scales. With a plain
 bf16 weight it is the bf16 product. A GPU without FP4 tensor cores gets NVFP4 operands dequantized without
 their global scale, which is exact in bf16, so the result differs from FP4 hardware's only by accumulation
-order; the weight's dequantization is cached in the layer, the activations' happens in every call.
+order; the weight's dequantization is cached in the layer, the activations' happens in every call. A GPU with
+them multiplies NVFP4 as it is, and nothing else: a bf16 weight is refused there.
 
 The kernel is compiled on first use of a config and kept; one compiled kernel serves every M. The config is
 the caller's, or the best known for the problem, target and M (`kernels.best`), or a fair default.
@@ -15,23 +16,30 @@ the caller's, or the best known for the problem, target and M (`kernels.best`), 
 from __future__ import annotations
 
 from collections import defaultdict
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from kernels.best import best_known_config
 from kernels.families import family
+from kernels.family import OperandFormat
 from kernels.linear import Nvfp4Linear
-from kernels.nvfp4 import Nvfp4Tensor, dequantize_exact_bf16, global_alpha, quantize_activation_nvfp4
+from kernels.nvfp4 import Nvfp4Tensor
 from kernels.problem import RouterProblem, preset
+from kernels.router_operands import bf16_operands, bias_operand, nvfp4_operands, require
 
-ALIGNMENT_BYTES = 16  # TMA's: of a tensor's first byte and of its row stride
 # Which kernels run on a device of each compute capability, by the path that the caller asks for.
-TARGETS = {(9, 0): "sm_90a"}
+TARGETS = {(9, 0): "sm_90a", (10, 0): "sm_100a", (10, 3): "sm_103a"}
 PATHS = ("fused", "two_kernel")
-PATHS = ("fused", "two_kernel")
-FAMILIES = {("sm_90a", "fused"): "fused_sm90", ("sm_90a", "two_kernel"): "two_kernel_sm90"}
+FAMILIES = {
+    ("sm_90a", "fused"): "fused_sm90",
+    ("sm_90a", "two_kernel"): "two_kernel_sm90",
+    ("sm_100a", "fused"): "fused_sm100",
+    ("sm_100a", "two_kernel"): "two_kernel_sm100",
+    ("sm_103a", "fused"): "fused_sm100",
+    ("sm_103a", "two_kernel"): "two_kernel_sm100",
+}
 
 
 def run_nvfp4_fused_router(
@@ -63,14 +71,17 @@ def run_nvfp4_fused_router(
     problem = preset(problem) if isinstance(problem, str) else problem
     if path not in PATHS:
         raise ValueError(f"path = {path!r}: must be {' or '.join(map(repr, PATHS))}")
-    b, b_scale = _weight_operand(weight, problem)
-    a, alpha = _activation_operand(activations, b_scale, problem, b.device, quantize_activations)
-    bias = _bias_operand(bias, problem, b.device)
-    m = a.shape[0]
-    weights, ids = out if out is not None else _allocate(m, problem, b.device)
-    _require(weights, "out weights", (m, problem.top_k), torch.float32, b.device)
-    _require(ids, "out ids", (m, problem.top_k), torch.int32, b.device)
-    target = _target(b.device)
+    device = weight.weight.device if isinstance(weight, Nvfp4Linear) else weight.device
+    if _operand_format(device) is OperandFormat.NVFP4:
+        operands, alpha = nvfp4_operands(activations, weight, problem, quantize_activations)
+    else:
+        operands, alpha = bf16_operands(activations, weight, problem, quantize_activations)
+    bias = bias_operand(bias, problem, device)
+    m = operands[0].shape[0]
+    weights, ids = out if out is not None else _allocate(m, problem, device)
+    require(weights, "out weights", (m, problem.top_k), torch.float32, device)
+    require(ids, "out ids", (m, problem.top_k), torch.int32, device)
+    target = _target(device)
     if m == 0:
         return weights, ids
     kernels = family(FAMILIES[target, path])
@@ -80,9 +91,9 @@ def run_nvfp4_fused_router(
         wanted = kernels.config_type.__name__
         raise ValueError(f"config is a {type(config).__name__}: {kernels.name} takes a {wanted}")
     launch = _compiled(kernels.name, problem, config, target)
-    workspace = _workspace(kernels.name, kernels.workspace_elements(problem, config, m), b.device)
-    with torch.cuda.device(b.device):
-        launch(a, b, bias, alpha, workspace, weights, ids)
+    workspace = _workspace(kernels.name, kernels.workspace_elements(problem, config, m), device)
+    with torch.cuda.device(device):
+        launch(*operands, bias, alpha, workspace, weights, ids)
     return weights, ids
 
 
@@ -127,53 +138,11 @@ def _target(device: torch.device) -> str:
     return TARGETS[capability]
 
 
-def _weight_operand(
-    weight: torch.Tensor | Nvfp4Linear, problem: RouterProblem
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """B [E, K] in bf16, and its global scale where it is an NVFP4 weight's exact dequantization."""
-    shape = (problem.experts, problem.hidden)
-    if isinstance(weight, Nvfp4Linear):
-        b, global_scale = weight.dequantized_bf16(), weight.quantized().global_scale
-        _require(b, "the layer's weight", shape, torch.bfloat16, b.device)
-        return b, global_scale
-    _require(weight, "weight", shape, torch.bfloat16, weight.device)
-    return weight, None
-
-
-def _activation_operand(
-    activations: torch.Tensor | Nvfp4Tensor,
-    b_scale: torch.Tensor | None,
-    problem: RouterProblem,
-    device: torch.device,
-    quantize: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A [M, K] in bf16, and alpha [1] fp32, which undoes the global scales of both operands."""
-    if isinstance(activations, Nvfp4Tensor):
-        m = activations.shape[0]
-    elif activations.ndim == 2:
-        m = activations.shape[0]
-        _require(activations, "activations", (m, problem.hidden), torch.bfloat16, device)
-        if m > 0 and b_scale is not None and quantize:
-            activations = quantize_activation_nvfp4(activations)
-    else:
-        raise ValueError(f"activations of shape {tuple(activations.shape)}: must be [M, {problem.hidden}]")
-    scales = [] if b_scale is None else [b_scale]
-    if isinstance(activations, Nvfp4Tensor):
-        scales.append(activations.global_scale)
-        activations = dequantize_exact_bf16(activations)
-        _require(activations, "quantized activations", (m, problem.hidden), torch.bfloat16, device)
-    return activations, global_alpha(*scales) if scales else _constant(1, 1.0, device)
-
-
-def _bias_operand(bias: torch.Tensor | None, problem: RouterProblem, device: torch.device) -> torch.Tensor:
-    if not problem.bias:
-        if bias is not None:
-            raise ValueError(f"{problem.name} has no selection bias: leave bias out")
-        return _constant(problem.experts, 0.0, device)
-    if bias is None:
-        raise ValueError(f"{problem.name} selects with a bias: pass bias, [{problem.experts}] fp32")
-    _require(bias, "bias", (problem.experts,), torch.float32, device)
-    return bias
+def _operand_format(device: torch.device) -> OperandFormat:
+    """What the device's kernels multiply; bf16 where there are none, which `_target` refuses later."""
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    target = TARGETS.get(capability) if capability else None
+    return family(FAMILIES[target, "fused"]).operands if target else OperandFormat.BF16
 
 
 def _allocate(m: int, problem: RouterProblem, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,30 +151,3 @@ def _allocate(m: int, problem: RouterProblem, device: torch.device) -> tuple[tor
         torch.empty(shape, dtype=torch.float32, device=device),
         torch.empty(shape, dtype=torch.int32, device=device),
     )
-
-
-def _constant(elements: int, value: float, device: torch.device) -> torch.Tensor:
-    """A tensor [elements] fp32 of `value`, kept; made anew in a capture, whose memory only replays fill."""
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    return (_kept_constant.__wrapped__ if capturing else _kept_constant)(elements, value, device)
-
-
-@cache
-def _kept_constant(elements: int, value: float, device: torch.device) -> torch.Tensor:
-    return torch.full((elements,), value, dtype=torch.float32, device=device)
-
-
-def _require(
-    tensor: torch.Tensor, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
-) -> None:
-    """Raise `ValueError` unless `tensor` is what the kernel can read where it lies."""
-    if tensor.device != device:
-        raise ValueError(f"{name} on {tensor.device}, the weight on {device}: move one of them")
-    if tensor.dtype != dtype:
-        raise ValueError(f"{name} of {tensor.dtype}: must be {dtype}")
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} of shape {tuple(tensor.shape)}: must be {shape}")
-    if not tensor.is_contiguous():
-        raise ValueError(f"{name} with strides {tensor.stride()}: must be contiguous, call .contiguous()")
-    if dtype is torch.bfloat16 and tensor.data_ptr() % ALIGNMENT_BYTES:
-        raise ValueError(f"{name} begins off a {ALIGNMENT_BYTES}-byte boundary: clone it")

@@ -34,6 +34,7 @@ def _identity(trial: int, record: TrialRecord) -> dict[str, object]:
         "smem_bytes": max(used.static_smem_bytes + used.dynamic_smem_bytes for used in record.resources)
         if known
         else None,
+        "tmem_columns": max(used.tmem_columns for used in record.resources) if known else None,
         "compile_s": record.compile_s,
         "run_s": record.run_s,
         **config,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -56,17 +56,28 @@ def new_figure(width: float, height: float, *, head: float = 0.62) -> Figure:
 
 def finish(figure: Figure, study: Study, title: str, subtitle: str) -> None:
     """Put the title, what is shown, where it comes from and, on modelled figures, the watermark."""
+    write_texts(figure, title, subtitle, caption(study))
     width, height = figure.get_size_inches()
-    left = 0.12 / width
-    figure.text(left, 1 - 0.09 / height, title, fontsize=13, fontweight="bold", color=INK, va="top")
-    figure.text(left, 1 - 0.35 / height, subtitle, fontsize=9, color=GREY, va="top")
-    figure.text(left, 0.11 / height, caption(study), fontsize=7.5, color=GREY, va="bottom")
-    group = timed_group(study.records)
-    if group and group.source is Source.MODELLED:
+    if is_modelled(study):
         figure.text(
             0.5, 0.5, "MODELLED", fontsize=11 * min(width, 1.5 * height), fontweight="bold", color=VERMILION,
             alpha=0.16, rotation=24, ha="center", va="center", zorder=100,
         )  # fmt: skip
+
+
+def write_texts(figure: Figure, title: str, subtitle: str, source: str) -> None:
+    """Put the title and what is shown above the axes, and where it comes from below them."""
+    width, height = figure.get_size_inches()
+    left = 0.12 / width
+    figure.text(left, 1 - 0.09 / height, title, fontsize=13, fontweight="bold", color=INK, va="top")
+    figure.text(left, 1 - 0.35 / height, subtitle, fontsize=9, color=GREY, va="top")
+    figure.text(left, 0.11 / height, source, fontsize=7.5, color=GREY, va="bottom")
+
+
+def is_modelled(study: Study) -> bool:
+    """Whether the study's times are the simulator's. Raises `ResultsError` for times of several sources."""
+    group = timed_group(study.records)
+    return group is not None and group.source is Source.MODELLED
 
 
 def caption(study: Study) -> str:
@@ -89,10 +100,16 @@ def caption(study: Study) -> str:
 
 
 def commit_label(study: Study) -> str:
-    """The commits that the records were made at, shortened; "-dirty" stays visible."""
-    found = {record.provenance.commit for record in study.records if record.provenance}
+    """The commits that the records were made at."""
+    return commit_text(record.provenance.commit for record in study.records if record.provenance)
+
+
+def commit_text(commits: Iterable[str]) -> str:
+    """Commits shortened, each once; "-dirty" stays visible."""
     short = sorted(
-        f"{name.removesuffix('-dirty')[:10]}{'-dirty' * name.endswith('-dirty')}" for name in found if name
+        f"{name.removesuffix('-dirty')[:10]}{'-dirty' * name.endswith('-dirty')}"
+        for name in set(commits)
+        if name
     )
     if len(short) > 2:
         return f"{len(short)} commits, {short[0]} among them"

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from sweeps.cli_trace import trace
 from sweeps.errors import STOPPED, exit_status
 
 Command = Callable[..., Any]
@@ -97,7 +98,13 @@ def _apply(command: Command, options: tuple[Callable[[Command], Command], ...]) 
 def _spec(spec_name: str | None, problem: str | None, target: str | None, **search: Any) -> Any:
     from sweeps.spec import DEFAULT_SPEC, load_spec
 
-    overrides = {f"search.{key}": value for key, value in search.items() if value is not None}
+    # What a person asks for holds on a GPU and on the simulator.
+    overrides = {
+        f"{table}.{key}": value
+        for key, value in search.items()
+        if value is not None
+        for table in ("search", "simulator")
+    }
     if target is not None:
         overrides["target"] = target
     if problem is not None:
@@ -120,6 +127,18 @@ def _loaded(place: Any) -> Any:
 
     storage = open_storage(place.storage)
     return load_study(storage, read_study(storage, place.study).study_name)
+
+
+def _export_if_any(place: Any) -> None:
+    """Write the best config at each M beside a sweep's other results, once there is one."""
+    from results.choose import choose_all
+    from results.export import export_best
+
+    loaded = _loaded(place)
+    if choose_all(loaded):
+        path = place.results / "best.json"
+        table = export_best(loaded, path)
+        click.echo(f"{path}: the best config at each M, {table.source} on {table.device}")
 
 
 @click.group(
@@ -150,10 +169,16 @@ def main(debug: bool) -> None:
 @study_options
 @click.option(
     "--executor",
-    type=click.Choice(["auto", "cuda", "none"]),
+    type=click.Choice(["auto", "cuda", "simulator", "none"]),
     default="auto",
     show_default=True,
-    help="What runs candidates; auto: the GPU where there is one for the target, else none (compile only).",
+    help="What runs candidates; auto: the GPU where there is one for the target, else the simulator, whose "
+    "times are modelled; none: compile only.",
+)
+@click.option(
+    "--check",
+    type=click.Choice(["full", "brief"]),
+    help="How much is checked before a time.  [default: full on a GPU, brief on the simulator]",
 )
 @click.option("--trials", type=int, help="Budget of configs, over all runs of the study.")
 @click.option("--minutes", type=float, help="Time budget of this run's search.")
@@ -165,6 +190,7 @@ def sweep(
     storage: str | None,
     study: str | None,
     executor: str,
+    check: str | None,
     trials: int | None,
     minutes: float | None,
     workers: int | None,
@@ -173,12 +199,14 @@ def sweep(
     """Sweep: compile, check, time and record candidates.
 
     Ctrl-C finishes the trial that is being measured and stops; the same command goes on from there. Without a
-    GPU for the target the candidates are compiled and nothing is run.
+    GPU for the target the simulator executes the compiled candidates: their times are modelled, and kept
+    apart from measured ones. The best config at each M is written to runs/STUDY/best.json.
     """
     spec = _spec(spec_name, problem, target, trials=trials, minutes=minutes)
+    from harness.executor import CheckDepth
     from sweeps.run import run_sweep
 
-    stopped = run_sweep(
+    place, stopped = run_sweep(
         spec,
         spec_name=spec_name or "default",
         storage=storage,
@@ -186,7 +214,9 @@ def sweep(
         executor=executor,
         workers=workers,
         cache=cache,
+        check_depth=CheckDepth(check) if check else None,
     )
+    _export_if_any(place)
     if stopped:
         raise click.exceptions.Exit(STOPPED)
 
@@ -245,7 +275,7 @@ def export(output: Path | None, install: bool, **named: Any) -> None:
     from sweeps.places import RUNS, best_file, install_best
 
     loaded = _loaded(_found(**named))
-    name = best_file(loaded.info.problem["name"], loaded.info.target)
+    name = best_file(loaded.info.problem["name"], loaded.info.target, loaded.info.source)
     path = output or RUNS / "best" / name
     table = export_best(loaded, path)
     click.echo(f"{path}: {len(table.entries)} values of M, {table.source} on {table.device}")
@@ -354,6 +384,9 @@ def bench(trials: int) -> None:
     from sweeps.bench import overhead_ms
 
     click.echo(f"tuner's own time: {overhead_ms(trials):.1f} ms per trial over {trials} trials")
+
+
+main.add_command(trace)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@
     5    no device, or one that cannot be used
     6    a part of the toolchain, an artifact, cache or pack that is missing, altered or unreadable
     7    results that cannot be read or must not be combined
-    8    any other file that cannot be read or written
+    8    any other file that cannot be read or written, or a file of weights that does not hold what it must
+    9    done, and the trace found a step out of its band
     130  stopped by Ctrl-C or SIGTERM; everything told is stored
 
 Each message is one line that says what was wrong, with the value, and what to do.
@@ -20,6 +21,7 @@ from typing import ClassVar
 
 STOPPED = 130
 FILE_ERROR = 8
+OUT_OF_BAND = 9
 
 # By the names of the other rooms' exceptions, so that looking one up imports nothing that was not in use.
 OTHER_ROOMS = {
@@ -31,6 +33,7 @@ OTHER_ROOMS = {
     "RecordError": 7,
     "ResultsError": 7,
     "DispatchTableError": 7,
+    "TraceError": 8,
 }
 
 

@@ -1,7 +1,7 @@
 """mbarriers, named barriers and cluster barriers of all resident CTAs, with the time of every completion.
 
-PTX ISA, "Parallel synchronization and communication instructions: mbarrier", "bar{.cta}", "barrier.cluster". Times
-are clocks in cycles; a barrier's phase completes at the latest of what completes it.
+PTX ISA, "Parallel synchronization and communication instructions: mbarrier", "bar{.cta}", "barrier.cluster".
+Times are clocks in cycles; a barrier's phase completes at the latest of what completes it.
 """
 
 from __future__ import annotations
@@ -35,21 +35,29 @@ class MBarriers:
         slots = self._slot_of[offsets // BARRIER_BYTES]
         keys: Array = slots * self.rows + rows
         if (slots < 0).any() or not self.valid[keys].all() or (offsets % BARRIER_BYTES).any():
-            bad = offsets if np.ndim(offsets) == 0 else np.asarray(offsets).flat[0]
-            raise SimulationError(f"no mbarrier was initialized at shared address {int(bad):#x}")
+            wrong = (slots < 0) | ~self.valid[np.maximum(keys, 0)] if self.offsets else slots < 0
+            wrong = wrong | (offsets % BARRIER_BYTES != 0)
+            bad = np.broadcast_to(offsets, np.shape(wrong))[wrong].flat[0]
+            raise SimulationError(f"no mbarrier was initialized at shared address {int(bad):#x}", wrong)
         return keys
 
     def initialize(self, rows: Array, offsets: Array, counts: Array) -> None:
         if (offsets % BARRIER_BYTES).any():
             raise SimulationError(f"mbarrier at {int(offsets.max()):#x} is not aligned to 8 bytes")
         if (counts < 1).any() or (counts > MAX_COUNT).any():
-            raise SimulationError(f"mbarrier count {int(counts.flat[0])}: from 1 to {MAX_COUNT}")
+            wrong = (counts < 1) | (counts > MAX_COUNT)
+            raise SimulationError(f"mbarrier count {int(counts[wrong][0])}: from 1 to {MAX_COUNT}", wrong)
         for offset in np.unique(offsets):
             if self._slot_of[offset // BARRIER_BYTES] < 0:
                 self._slot_of[offset // BARRIER_BYTES] = len(self.offsets)
                 self.offsets.append(int(offset))
                 self._grow()
         keys = self._slot_of[offsets // BARRIER_BYTES] * self.rows + rows
+        if self.valid[keys].any():
+            raise SimulationError(
+                f"{self.name(int(keys[self.valid[keys]][0]))} is initialized again without an mbarrier.inval",
+                self.valid[keys],
+            )
         self.count[keys] = self.pending[keys] = counts
         self.bytes[keys] = self.phase[keys] = 0
         self.latest[keys] = self.completed_at[keys] = 0.0
@@ -63,17 +71,36 @@ class MBarriers:
     def invalidate(self, rows: Array, offsets: Array) -> None:
         self.valid[self.keys(rows, offsets)] = False
 
+    def holds(self, rows: Array, offsets: Array, size: int) -> Array:
+        """Whether a store of `size` bytes at these places hits a valid mbarrier."""
+        hit = np.zeros(np.shape(offsets), np.bool_)
+        for first in range(0, max(size, BARRIER_BYTES), BARRIER_BYTES):
+            slots = self._slot_of[(offsets + first) // BARRIER_BYTES]
+            known = slots >= 0
+            if known.any():
+                hit |= known & self.valid[np.where(known, slots * self.rows + rows, 0)]
+        return hit
+
     def expect(self, keys: Array, transaction_bytes: Array) -> None:
+        """More bytes that the phase under way waits for (PTX ISA, "expect-tx operation")."""
         np.add.at(self.bytes, keys, transaction_bytes)
+        self._check_range(keys)
+
+    def _check_range(self, keys: Array) -> None:
+        wrong = np.abs(self.bytes[keys]) > MAX_COUNT
+        if wrong.any():
+            key = int(keys[wrong][0])
+            raise SimulationError(f"transaction count of {self.describe(key)}: at most {MAX_COUNT}", wrong)
 
     def arrive(self, keys: Array, counts: Array | int, times: Array) -> None:
         """`counts` arrivals at each of `keys` (which may repeat)."""
         np.subtract.at(self.pending, keys, counts)
         np.maximum.at(self.latest, keys, times)
-        if (self.pending[keys] < 0).any():
-            key = int(keys[self.pending[keys] < 0][0])
+        over = self.pending[keys] < 0
+        if over.any():
+            key = int(keys[over][0])
             raise SimulationError(
-                f"more arrivals on {self.name(key)} than the {self.count[key]} that its phase expects"
+                f"more arrivals on {self.name(key)} than the {self.count[key]} that its phase expects", over
             )
         self._complete(keys)
 
@@ -93,16 +120,21 @@ class MBarriers:
 
     def passed(self, keys: Array, parity: Array) -> Array:
         """Whether the phase of this parity has completed (PTX ISA, mbarrier.test_wait.parity)."""
-        return (self.phase[keys] & 1) != parity
+        over: Array = (self.phase[keys] & 1) != parity
+        return over
 
     def name(self, key: int) -> str:
         return f"the mbarrier at {self.offsets[key // self.rows]:#x} of CTA {key % self.rows}"
 
     def describe(self, key: int) -> str:
         """An mbarrier's state, for a person."""
+        bytes_ = int(self.bytes[key])
+        transactions = (
+            f"{-bytes_} bytes arrived that were not expected" if bytes_ < 0 else f"{bytes_} transaction bytes"
+        )
         return (
-            f"{self.name(key)} (phase {self.phase[key]}, {self.pending[key]} of {self.count[key]} arrivals and "
-            f"{self.bytes[key]} transaction bytes outstanding)"
+            f"{self.name(key)} (phase {self.phase[key]}, outstanding: {self.pending[key]} of "
+            f"{self.count[key]} arrivals, {transactions})"
         )
 
     def check_drained(self, rows: Array) -> None:
@@ -128,12 +160,21 @@ class NamedBarriers:
     def arrive(self, rows: Array, ids: Array, threads: Array, arriving: Array, times: Array) -> Array:
         """`arriving` threads of one warp each; the generation that each waits for the end of."""
         if (ids < 0).any() or (ids >= NAMED).any():
-            raise SimulationError(f"named barrier {int(ids.flat[0])}: from 0 to {NAMED - 1}")
+            wrong = (ids < 0) | (ids >= NAMED)
+            raise SimulationError(f"named barrier {int(ids[wrong][0])}: from 0 to {NAMED - 1}", wrong)
         if (threads % 32).any() or (threads <= 0).any():
-            raise SimulationError(f"a named barrier for {int(threads.flat[0])} threads: want a multiple of 32")
-        waiting = self.arrived[rows, ids] > 0
-        if (waiting & (self.threads[rows, ids] != threads)).any():
-            raise SimulationError(f"warps disagree about the threads of named barrier {int(ids.flat[0])}")
+            wrong = (threads % 32 != 0) | (threads <= 0)
+            raise SimulationError(
+                f"a named barrier for {int(threads[wrong][0])} threads: want a multiple of 32", wrong
+            )
+        different = (self.arrived[rows, ids] > 0) & (self.threads[rows, ids] != threads)
+        if different.any():
+            first = int(np.flatnonzero(different)[0])
+            raise SimulationError(
+                f"named barrier {int(ids[first])} for {int(threads[first])} threads, when others wait there "
+                f"for {int(self.threads[rows[first], ids[first]])}",
+                different,
+            )
         self.threads[rows, ids] = threads
         generation: Array = self.generation[rows, ids].copy()
         np.add.at(self.arrived, (rows, ids), arriving)
@@ -142,7 +183,8 @@ class NamedBarriers:
         if over.any():
             raise SimulationError(
                 f"{int(self.arrived[rows, ids][over][0])} threads arrive at named barrier "
-                f"{int(ids[over][0])}, which expects {int(threads[over][0])}"
+                f"{int(ids[over][0])}, which expects {int(threads[over][0])}",
+                over,
             )
         done = np.flatnonzero(self.arrived[rows, ids] == threads)
         rows, ids = rows[done], ids[done]
@@ -166,7 +208,8 @@ class ClusterBarriers:
 
     def arrive(self, warps: Array, clusters: Array, times: Array) -> None:
         if (self.arrived_for[warps] >= 0).any():
-            raise SimulationError("barrier.cluster.arrive twice without a wait in between")
+            twice = self.arrived_for[warps] >= 0
+            raise SimulationError("barrier.cluster.arrive twice without a wait in between", twice)
         self.arrived_for[warps] = self.generation[clusters]
         np.add.at(self.arrived, clusters, 1)
         np.maximum.at(self.latest, clusters, times)
@@ -178,7 +221,9 @@ class ClusterBarriers:
         self.settle(clusters)
 
     def settle(self, clusters: Array) -> None:
-        done = np.unique(clusters[(self.arrived[clusters] >= self.expected[clusters]) & (self.arrived[clusters] > 0)])
+        done = np.unique(
+            clusters[(self.arrived[clusters] >= self.expected[clusters]) & (self.arrived[clusters] > 0)]
+        )
         self.arrived[done] = 0
         self.generation[done] += 1
         self.completed_at[done] = self.latest[done]

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from harness.simulator import effects
-from harness.simulator.errors import SimulationError
+from harness.simulator.absent import UNWRITTEN
+from harness.simulator.errors import NotSimulatedError, SimulationError
 from harness.simulator.instruction_set import lookup, reads_carry, writes_carry
 from harness.simulator.ops_lanes import ACROSS_LANES
 from harness.simulator.program import Block, Branch, Program, Wait
@@ -28,15 +29,16 @@ CARRY = "%carry"
 SINK = "_"
 _WIDTHS = {"8": np.uint8, "16": np.uint16, "32": np.uint32, "64": np.uint64}
 _TYPE = re.compile(r"(?:[subf]|bf)(8|16|32|64)(?:x2)?$")
-# Shift counts and bit positions are 32 bits wide whatever the instruction's type (PTX ISA, shl, bfe, bfi).
-_NARROW_COUNTS = {"shl": (1,), "shr": (1,), "bfe": (1, 2), "bfi": (2, 3)}
+# Shift counts, bit positions and member masks are 32 bits wide whatever the instruction's type (PTX ISA, shl,
+# bfe, bfi, vote.sync, match.sync).
+_NARROW = {"shl": (1,), "shr": (1,), "bfe": (1, 2), "bfi": (2, 3), "vote": (1,), "match": (1,)}
 
-BlockFunction = Callable[[list[Any], Any, Any], None]
+BlockFunction = Callable[[list[Any], Any, Any], Any]
 
 
 def merge(mask: Any, new: Any, old: Any) -> Any:
     """`new` where the lanes in `mask` are, `old` elsewhere; lanes nobody wrote before hold zeros."""
-    if old is None:
+    if old is UNWRITTEN:
         old = np.zeros_like(new) if isinstance(new, np.ndarray) else type(new)(0)
     return np.where(mask, new, old)
 
@@ -50,7 +52,7 @@ def broken(instruction: Instruction, error: SimulationError) -> Callable[..., An
     """An instruction that the simulator does not know: an error when a warp reaches it, not before."""
 
     def fail(*_: Any) -> Any:
-        raise SimulationError(str(error))
+        raise NotSimulatedError(str(error))
 
     return fail
 
@@ -112,7 +114,7 @@ class Code:
             names: dict[str, Any] = {"np": np}
             sources = instruction.operands
             wait = effects.wait_of(instruction)
-            arguments = ", ".join(self._effect_source(op, names) for op in sources if not _is_alloc(op))
+            arguments = ", ".join(self._effect_source(operand, names) for operand in sources)
             source = f"def block(r, c, m):\n return ({arguments}{',' if arguments else ''})\n"
             exec(compile(source, f"<wait {block}>", "exec"), names)
             self._waits[block] = (wait, names["block"])
@@ -123,7 +125,7 @@ class Code:
         lines = ["def block(r, c, m):"]
         lines += [self._line(instruction, names, masked) for instruction in block.instructions]
         lines.append(" return")
-        # The names in this source are register numbers and entries of `names`; nothing of the PTX's text is in it.
+        # The source holds register numbers and entries of `names`; nothing of the PTX's text is in it.
         exec(compile("\n".join(lines), f"<block {block.index}>", "exec"), names)
         function: BlockFunction = names["block"]
         return function
@@ -141,19 +143,20 @@ class Code:
             return f" {name}()"
         if not targets:
             return f" {call}"
-        indices = [None if name == SINK else self.registers[name] for name in targets]
+        indices: list[int | None] = [None if name == SINK else self.registers[name] for name in targets]
         merging = [
             index is not None and (guard or masked) and (guard or name not in self._single_block)
             for index, name in zip(indices, targets, strict=True)
         ]
         if not any(merging):
-            return f" {', '.join('_' if i is None else f'r[{i}]' for i in indices)}{',' if len(indices) > 1 or call.endswith(')#t') else ''} = {call}"
+            places = ["_" if index is None else f"r[{index}]" for index in indices]
+            return f" {', '.join(places)} = {call}"
         temporaries = [f"t{i}" for i in range(len(indices))]
         line = f" {', '.join(temporaries)}{',' if len(indices) > 1 else ''} = {call}; k = {active}"
-        for temporary, index, merged in zip(temporaries, indices, merging, strict=True):
-            if index is not None:
-                value = f"merge(k, {temporary}, r[{index}])" if merged else temporary
-                line += f"; r[{index}] = {value}"
+        for temporary, place, merged in zip(temporaries, indices, merging, strict=True):
+            if place is not None:
+                value = f"merge(k, {temporary}, r[{place}])" if merged else temporary
+                line += f"; r[{place}] = {value}"
         return line
 
     def _call(self, instruction: Instruction, names: dict[str, Any], active: str) -> tuple[list[str], str]:
@@ -166,7 +169,7 @@ class Code:
         targets = destinations_of(operands[0])
         sources = list(operands[1:])
         width = _width(instruction)
-        narrow = _NARROW_COUNTS.get(parts[0], ())
+        narrow = _NARROW.get(parts[0], ())
         arguments = [
             self._source(operand, names, np.uint32 if position in narrow else width)
             for position, operand in enumerate(sources)
@@ -267,10 +270,6 @@ class Code:
         wide = self.program.kernel.register_type(base.name).endswith("64")
         constant = np.uint64(offset & (2**64 - 1)) if wide else np.uint32(offset & (2**32 - 1))
         return f"({source} + {_name(names, 'k', constant)})"
-
-
-def _is_alloc(operand: Operand) -> bool:
-    return False
 
 
 def _name(names: dict[str, Any], prefix: str, value: Any) -> str:

@@ -1,9 +1,9 @@
 """A cohort: warps that stand at the same place of the program, executed together.
 
-A register is a numpy array of raw bits for all lanes [W, 32], for whole warps [W, 1], or one scalar for all: the
-cheapest shape that tells the truth. Lanes of a warp that diverge are masked, and meet again at the branch's
-reconvergence (a stack of `Frame`s, as in GPUs before Volta); warps that diverge from each other become cohorts of
-their own wherever one might wait for the other.
+A register is a numpy array of raw bits for all lanes [W, 32], for whole warps [W, 1], or one scalar for all:
+the cheapest shape that tells the truth. Lanes of a warp that diverge are masked, and meet again at the
+branch's reconvergence (a stack of `Frame`s, as in GPUs before Volta); warps that diverge from each other
+become cohorts of their own wherever one might wait for the other.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.absent import UNWRITTEN, Absent
 from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Symbol
 
@@ -36,7 +37,9 @@ class Frame:
 class Cohort:
     """`warps` are numbers in the machine; `clock` is each warp's own time in cycles."""
 
-    def __init__(self, machine: Machine, warps: Array, registers: list[Any], block: int, clock: Array) -> None:
+    def __init__(
+        self, machine: Machine, warps: Array, registers: list[Any], block: int, clock: Array
+    ) -> None:
         self.machine = machine
         self.warps = warps
         self.rows = machine.row_of_warp[warps]
@@ -59,15 +62,17 @@ class Cohort:
     def active(self, mask: Any) -> Array:
         """`mask` as bool [W, 32]; None stands for all lanes."""
         shape = (len(self.warps), LANES)
-        return np.ones(shape, np.bool_) if mask is None else np.broadcast_to(mask, shape)
+        lanes: Any = np.ones(shape, np.bool_) if mask is None else np.broadcast_to(mask, shape)
+        active: Array = lanes
+        return active
 
     def whole_warps(self, mask: Any, what: str) -> Array:
         """The active warps, bool [W], for an instruction that a warp executes as a whole."""
         active = self.active(mask)
         some, every = active.any(1), active.all(1)
         if (some != every).any():
-            raise SimulationError(f"{what} reached by some lanes of a warp only")
-        return every
+            raise SimulationError(f"{what} reached by some lanes of a warp only", some != every)
+        return np.asarray(every)
 
     def lanes(self, value: Any) -> Array:
         """An operand as [W, 32]."""
@@ -101,7 +106,7 @@ class Cohort:
     def part(self, chosen: Array, registers: list[int] | None) -> Cohort:
         """The warps `chosen` (bool [W]) as a cohort of their own, with these registers (None: all)."""
         taken = np.flatnonzero(chosen)
-        kept: list[Any] = [None] * len(self.registers)
+        kept: list[Any] = [UNWRITTEN] * len(self.registers)
         for index in range(len(kept)) if registers is None else registers:
             kept[index] = _rows_of(self.registers[index], taken)
         other = Cohort(self.machine, self.warps[taken], kept, self.block, self.clock[taken])
@@ -122,7 +127,7 @@ class Cohort:
     def join(self, other: Cohort, registers: list[int]) -> Cohort:
         """Both cohorts, standing at the same block with all lanes active, as one."""
         warps = np.concatenate([self.warps, other.warps])
-        kept: list[Any] = [None] * len(self.registers)
+        kept: list[Any] = [UNWRITTEN] * len(self.registers)
         shapes = (len(self.warps), len(other.warps))
         for index in registers:
             kept[index] = _joined(self.registers[index], other.registers[index], shapes)
@@ -131,8 +136,9 @@ class Cohort:
         if self.token is not None and other.token is not None:
             whole.token = tuple(np.concatenate(pair) for pair in zip(self.token, other.token, strict=True))
         for name in {*self.units, *other.units}:
-            mine, theirs = self.units.get(name), other.units.get(name)
-            state = (mine or theirs).join(mine, theirs, shapes)
+            mine: Any = self.units.get(name)
+            theirs: Any = other.units.get(name)
+            state = (mine if mine is not None else theirs).join(mine, theirs, shapes)
             if state is not None:
                 whole.units[name] = state
         return whole
@@ -143,9 +149,12 @@ def _rows_of(value: Any, taken: Array) -> Any:
 
 
 def _joined(a: Any, b: Any, shapes: tuple[int, int]) -> Any:
-    if a is None and b is None:
-        return None
-    a, b = (x if x is not None else type(y)(0) if np.ndim(y) == 0 else y.dtype.type(0) for x, y in ((a, b), (b, a)))
+    if isinstance(a, Absent) and isinstance(b, Absent):
+        return a
+    a, b = (
+        x if x is not UNWRITTEN else type(y)(0) if np.ndim(y) == 0 else y.dtype.type(0)
+        for x, y in ((a, b), (b, a))
+    )
     if np.ndim(a) == 0 and np.ndim(b) == 0 and a == b:
         return a
     columns = max(x.shape[1] if np.ndim(x) else 1 for x in (a, b))

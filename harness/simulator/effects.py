@@ -2,12 +2,13 @@
 
 An *effect* is registered under the parts that its opcode begins with; the longest registered prefix wins. Its
 factory gets the instruction (for modifiers and operand forms) and returns `run(c, m, *operands)`: `c` is the
-cohort, `m` its mask of active lanes (None: all, else bool [W, 32] or what broadcasts to it), and the operands are
-registers' raw bits, Python integers for literals, tuples for vectors, `(address, coordinates)` for TMA operands.
-With `writes`, the first operand is the destination and `run` returns its bits (a tuple for a vector).
+cohort, `m` its mask of active lanes (None: all, else bool [W, 32] or what broadcasts to it), and the operands
+are registers' raw bits, Python integers for literals, tuples for vectors, `(address, coordinates)` for TMA
+operands. With `writes`, the first operand is the destination and `run` returns its bits (a tuple for a
+vector).
 
-A *wait* ends a block. `begin(c, m, *operands)` does what arriving does and returns arrays with one row for each
-warp; `poll(c, token)` tells which warps may go on and the clock of each when it does.
+A *wait* ends a block. `begin(c, m, *operands)` does what arriving does and returns arrays with one row for
+each warp; `poll(c, token)` tells which warps may go on and the clock of each when it does.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
-from harness.simulator.errors import SimulationError
+from harness.simulator.errors import NotSimulatedError, SimulationError
 from harness.simulator.packed import pack, unpack
 from harness.simulator.ptx import Instruction
 
@@ -88,7 +88,7 @@ def wait_of(instruction: Instruction) -> Wait:
     for length in range(min(5, len(parts)), 0, -1):
         if found := _WAITS.get(parts[:length]):
             return found(instruction)
-    raise SimulationError(f"{instruction.opcode} is not known")
+    raise NotSimulatedError(f"{instruction.opcode} is not known")
 
 
 def mover(sources: int, targets: int, width: Any) -> Run:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from harness.simulator import (  # noqa: F401
+    effects_atomics,
     effects_barriers,
+    effects_matrix,
     effects_memory,
+    effects_tcgen05,
+    effects_tcgen05_memory,
     effects_tma,
     effects_wgmma,
 )

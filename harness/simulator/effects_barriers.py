@@ -1,6 +1,7 @@
 """Barriers, fences and the rest of what synchronizes.
 
-PTX ISA, "Parallel synchronization and communication instructions" and "Miscellaneous instructions: setmaxnreg".
+PTX ISA, "Parallel synchronization and communication instructions" and "Miscellaneous instructions:
+setmaxnreg".
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.barriers import NAMED
 from harness.simulator.cohort import LANES, Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
 from harness.simulator.effects_memory import shared_place
@@ -17,6 +19,8 @@ from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Address, Instruction
 
 Array = npt.NDArray[Any]
+# 32-bit registers of an SM (CUDA C++ Programming Guide, "Compute Capabilities", the same for 9.0 and 10.x).
+REGISTER_FILE = 64 * 1024
 
 
 def barrier_places(c: Cohort, m: Any, address: Any) -> tuple[Array, Array, Array]:
@@ -35,7 +39,7 @@ def flat(c: Cohort, m: Any, value: Any) -> Array:
 @effect("mbarrier", "init")
 def mbarrier_init(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, address: Any, count: Any) -> None:
-        rows, offsets, warps = barrier_places(c, m, address)
+        rows, offsets, _ = barrier_places(c, m, address)
         c.machine.mbarriers.initialize(rows, offsets, flat(c, m, count))
         words = rows * (c.machine.shared.size // 4) + offsets // 4
         threads = c.machine.thread_of_lane[c.warps][c.active(m)]
@@ -79,6 +83,8 @@ class _Arrive:
             counts = flat(c, m, value) if value is not None and not self.expects else 1
             if self.drops:
                 np.subtract.at(mbarriers.count, keys, 1)
+            if c.machine.ordering is not None:
+                c.machine.ordering.arrive("mbarrier", c.warps[warps], keys, mbarriers.phase[keys])
             mbarriers.arrive(keys, counts, c.clock[warps])
         return np.uint64(0)
 
@@ -103,14 +109,18 @@ def mbarrier_test(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, address: Any, parity: Any, limit: Any = 0) -> Any:
         active = c.active(m)
         rows, offsets = np.broadcast_arrays(*shared_place(c, address, active))
-        active = active.any(1)
+        warps = np.flatnonzero(active.any(1))
         keys = np.zeros(rows.shape, np.int64)
-        keys[active] = c.machine.mbarriers.keys(rows[active], offsets[active])
+        keys[warps] = c.machine.mbarriers.keys(rows[warps], offsets[warps])
         if not c.machine.mbarriers.offsets:
             raise SimulationError("no mbarrier was initialized")
         wanted = np.asarray(parity).astype(np.int64) & 1
         passed = c.machine.mbarriers.passed(keys, wanted)
         passed &= c.machine.mbarriers.completed_at[keys] <= c.clock[:, None]
+        if c.machine.ordering is not None:
+            seen = np.flatnonzero((passed & c.active(m)).any(1))
+            first = c.per_warp(keys, m)[seen]
+            c.machine.ordering.passed("mbarrier", c.warps[seen], first, c.machine.mbarriers.phase[first])
         return passed
 
     return run
@@ -134,7 +144,8 @@ class _MbarrierWait:
             first = np.argmax(active, 1)
             chosen = offsets[np.arange(len(first)), first]
             if (np.where(active, offsets, chosen[:, None]) != chosen[:, None]).any():
-                raise SimulationError("lanes of one warp wait for different mbarriers")
+                different = (np.where(active, offsets, chosen[:, None]) != chosen[:, None]).any(1)
+                raise SimulationError("lanes of one warp wait for different mbarriers", different)
             rows = np.broadcast_to(rows, offsets.shape)[np.arange(len(first)), first]
             offsets = chosen
         else:
@@ -146,8 +157,10 @@ class _MbarrierWait:
         keys, parity = token
         mbarriers = c.machine.mbarriers
         ready = mbarriers.passed(keys, parity)
-        c.machine.note_barrier(c, ready)
-        return ready, np.where(ready, mbarriers.completed_at[keys] + c.machine.units.target.latency_of("mbarrier.wait"), 0.0)
+        c.machine.note_barrier(c, ready, "mbarrier", keys, mbarriers.phase[keys])
+        return ready, np.where(
+            ready, mbarriers.completed_at[keys] + c.machine.units.target.latency_of("mbarrier.wait"), 0.0
+        )
 
     def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
         return f"parity {int(token[1][warp])} of {c.machine.mbarriers.describe(int(token[0][warp]))}"
@@ -169,8 +182,15 @@ def _arrive_named(c: Cohort, m: Any, number: Any, threads: Any) -> tuple[Array, 
     ids = c.per_warp(np.asarray(number)).astype(np.int64)
     here = c.whole_warps(m, "a named barrier")
     generation = np.zeros(len(ids), np.int64)
+    if c.machine.ordering is not None:
+        before = c.machine.named.generation[c.rows, ids]
+        c.machine.ordering.arrive("named", c.warps[here], (c.rows * NAMED + ids)[here], before[here])
     generation[here] = c.machine.named.arrive(
-        c.rows[here], ids[here], _barrier_threads(c, threads)[here], np.full(int(here.sum()), LANES), c.clock[here]
+        c.rows[here],
+        ids[here],
+        _barrier_threads(c, threads)[here],
+        np.full(int(here.sum()), LANES),
+        c.clock[here],
     )
     return ids, generation
 
@@ -193,14 +213,16 @@ class _NamedWait:
         ids, generation = token
         named = c.machine.named
         ready = named.generation[c.rows, ids] > generation
-        c.machine.note_barrier(c, ready)
+        c.machine.note_barrier(c, ready, "named", c.rows * NAMED + ids, named.generation[c.rows, ids])
         latency = c.machine.units.target.latency_of("bar.sync")
         return ready, np.where(ready, named.completed_at[c.rows, ids] + latency, 0.0)
 
     def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
         row, number = int(c.rows[warp]), int(token[0][warp])
         named = c.machine.named
-        return f"named barrier {number} ({named.arrived[row, number]} of {named.threads[row, number]} threads)"
+        return (
+            f"named barrier {number} ({named.arrived[row, number]} of {named.threads[row, number]} threads)"
+        )
 
 
 @wait("bar", "sync")
@@ -220,6 +242,9 @@ def cluster_arrive(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any) -> None:
         here = c.whole_warps(m, "barrier.cluster.arrive")
         clusters = c.machine.cluster_of_row[c.rows[here]]
+        if c.machine.ordering is not None:
+            generation = c.machine.cluster_barriers.generation[clusters]
+            c.machine.ordering.arrive("cluster", c.warps[here], clusters, generation)
         c.machine.cluster_barriers.arrive(c.warps[here], clusters, c.clock[here])
 
     return run
@@ -230,7 +255,7 @@ class _ClusterWait:
         barriers = c.machine.cluster_barriers
         generation = barriers.arrived_for[c.warps].copy()
         if (generation < 0).any():
-            raise SimulationError("barrier.cluster.wait without an arrive before it")
+            raise SimulationError("barrier.cluster.wait without an arrive before it", generation < 0)
         barriers.arrived_for[c.warps] = -1
         return (generation,)
 
@@ -238,7 +263,7 @@ class _ClusterWait:
         barriers = c.machine.cluster_barriers
         clusters = c.machine.cluster_of_row[c.rows]
         ready = barriers.generation[clusters] > token[0]
-        c.machine.note_barrier(c, ready)
+        c.machine.note_barrier(c, ready, "cluster", clusters, barriers.generation[clusters])
         latency = c.machine.units.target.latency_of("barrier.cluster.wait")
         return ready, np.where(ready, barriers.completed_at[clusters] + latency, 0.0)
 
@@ -276,10 +301,26 @@ def fence(instruction: Instruction) -> Run:
 
 @effect("setmaxnreg")
 def set_registers(instruction: Instruction) -> Run:
+    grows = "inc" in instruction.parts
+
     def run(c: Cohort, m: Any, count: int) -> None:
         if count % 8 or not 24 <= count <= 256:
             raise SimulationError(f"setmaxnreg {count}: a multiple of 8 from 24 to 256")
-        c.machine.registers_per_thread[c.warps[c.whole_warps(m, "setmaxnreg")]] = count
+        warps = c.warps[c.whole_warps(m, "setmaxnreg")]
+        held = c.machine.registers_per_thread
+        wrong = (held[warps] > 0) & ((held[warps] > count) if grows else (held[warps] < count))
+        if wrong.any():
+            have = int(held[warps][wrong][0])
+            raise SimulationError(f"setmaxnreg to {count} by a warp that has {have} registers", wrong)
+        held[warps] = count
+        of_row = np.zeros(c.machine.rows, np.int64)
+        np.add.at(of_row, c.machine.row_of_warp, held * LANES)
+        over = of_row[c.rows] > REGISTER_FILE
+        if over.any():
+            total = int(of_row[c.rows][over][0])
+            raise SimulationError(
+                f"setmaxnreg: the CTA's warps ask for {total} registers, an SM has {REGISTER_FILE}", over
+            )
 
     return run
 

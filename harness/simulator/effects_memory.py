@@ -1,7 +1,8 @@
-"""Loads, stores and atomics in global, shared, cluster and parameter memory.
+"""Loads and stores in global, shared, cluster, local and parameter memory.
 
-PTX ISA, "Data movement and conversion instructions: ld, st, atom, red, mapa, prefetch" and "State spaces". A generic
-address below 2^32 is a shared one: the simulator's global addresses are the host's, which lie above.
+PTX ISA, "Data movement and conversion instructions: ld, st, mapa, prefetch" and "State spaces". A generic
+address below 2^32 is a shared one: the simulator's global addresses are the host's, which lie above. Local
+and parameter memory lie above all of them (`machine_constants`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.simulator.cohort import LANES, Cohort
+from harness.simulator.cohort import Cohort
 from harness.simulator.effects import Run, effect
 from harness.simulator.errors import SimulationError
-from harness.simulator.instruction_set import lookup
-from harness.simulator.machine_constants import PARAM_BASE
+from harness.simulator.machine_constants import LOCAL_BASE, PARAM_BASE
 from harness.simulator.ptx import Instruction, Vector
 from harness.simulator.shared import OFFSET_MASK, RANK_SHIFT
 
@@ -50,36 +50,45 @@ def register_bytes(size: int) -> int:
 
 
 def shared_place(c: Cohort, address: Any, active: Array | None = None) -> tuple[Array, Array]:
-    """(row, offset) of shared::cluster addresses, each [W, 32] or [W, 1]; what inactive lanes hold is no address."""
+    """(row, offset) of shared::cluster addresses, each [W, 32] or [W, 1].
+
+    What inactive lanes hold is no address.
+    """
     offsets = np.asarray(address).astype(np.int64)
     if active is not None and offsets.ndim == 2 and offsets.shape[1] > 1:
         offsets = np.where(active, offsets, 0)
     rows = c.rows[:, None]
     if c.machine.cluster_size == 1:
         if offsets.size and int(offsets.max()) > OFFSET_MASK:
-            raise SimulationError(f"shared address {int(offsets.max()):#x} lies outside the CTA")
+            wrong = offsets > OFFSET_MASK
+            raise SimulationError(f"shared address {int(offsets.max()):#x} lies outside the CTA", wrong)
         return rows, offsets
     ranks = offsets >> RANK_SHIFT
     if ranks.size and int(ranks.max()) >= c.machine.cluster_size:
         raise SimulationError(
             f"shared address {int(offsets.max()):#x}: rank {int(ranks.max())} of a cluster of "
-            f"{c.machine.cluster_size} CTAs"
+            f"{c.machine.cluster_size} CTAs",
+            ranks >= c.machine.cluster_size,
         )
     return c.machine.first_row_of_cluster[rows] + ranks, offsets & OFFSET_MASK
 
 
-def _is_shared(c: Cohort, space: str, address: Any, active: Array | None) -> bool:
-    if space in ("shared", "global"):
-        return space == "shared"
+def space_at(c: Cohort, space: str, address: Any, active: Array | None) -> str:
+    """The state space of an access: the one that the opcode names, or where its generic addresses lie."""
+    if space != "generic":
+        return space
     addresses = np.asarray(address)
     if active is not None and addresses.ndim:
         addresses = np.broadcast_to(addresses, active.shape)[active]
-    below = addresses < SHARED_WINDOW
-    if below.all():
-        return True
-    if below.any():
-        raise SimulationError("generic addresses of shared and of global memory in one instruction")
-    return False
+    if not addresses.size or (addresses < SHARED_WINDOW).all():
+        return "shared"
+    for name, first in (("param", PARAM_BASE), ("local", LOCAL_BASE), ("global", SHARED_WINDOW)):
+        inside = addresses >= first
+        if inside.all():
+            return name
+        if inside.any():
+            raise SimulationError("generic addresses of different state spaces in one instruction")
+    raise AssertionError(space)
 
 
 @effect("ld", writes=True)
@@ -90,12 +99,17 @@ def load(instruction: Instruction) -> Run:
     widen = _widener(instruction, size)
 
     def run(c: Cohort, m: Any, address: Any) -> Any:
-        if space == "param" or (space == "generic" and _in_parameters(address)):
-            values = [load_parameter(c, address, size, i) for i in range(count)]
-        elif _is_shared(c, space, address, None if m is None else c.active(m)):
-            values = load_shared(c, m, address, size, count)
-        else:
-            values = load_global(c, m, address, size, count)
+        match space_at(c, space, address, None if m is None else c.active(m)):
+            case "shared":
+                values = load_shared(c, m, address, size, count)
+            case "global":
+                values = load_global(c, m, address, size, count)
+            case "local":
+                values = load_local(c, m, address, size, count)
+            case "param":
+                values = [load_parameter(c, address, size, i) for i in range(count)]
+            case other:
+                raise SimulationError(f"{instruction.opcode}: state space {other} is not known")
         values = [widen(value) for value in values]
         return tuple(values) if isinstance(target, Vector) else values[0]
 
@@ -111,12 +125,10 @@ def _widener(instruction: Instruction, size: int) -> Callable[[Any], Any]:
     return lambda value: value.astype(np.uint16)
 
 
-def _in_parameters(address: Any) -> bool:
-    return np.ndim(address) == 0 and int(address) >= PARAM_BASE
-
-
 def load_parameter(c: Cohort, address: Any, size: int, index: int) -> Any:
     """Element `index` behind a parameter's address, the same for all lanes."""
+    if np.ndim(address) and (address != address.flat[0]).any():
+        raise SimulationError("lanes read different kernel parameters in one instruction")
     offset = int(np.asarray(address).flat[0]) - PARAM_BASE + index * size
     space = c.machine.parameters
     if offset < 0 or offset + size > len(space):
@@ -157,7 +169,7 @@ def _restricted(c: Cohort, m: Any, offsets: Array) -> Array | None:
         return None
     active = c.active(m)
     # An address the whole warp shares is read once, by whoever is active.
-    return active.any(1, keepdims=True) if offsets.ndim < 2 or offsets.shape[1] == 1 else active
+    return active if offsets.ndim == 2 and offsets.shape[1] > 1 else np.any(active, 1, keepdims=True)
 
 
 def _misaligned(addresses: Array, size: int, active: Array | None, space: str) -> None:
@@ -166,7 +178,7 @@ def _misaligned(addresses: Array, size: int, active: Array | None, space: str) -
         bad = bad & active
     if bad.any():
         value = int(np.broadcast_to(addresses, bad.shape)[bad].flat[0])
-        raise SimulationError(f"{space} address {value:#x} is not aligned to the {size} bytes accessed")
+        raise SimulationError(f"{space} address {value:#x} is not aligned to the {size} bytes accessed", bad)
 
 
 def load_global(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[Array]:
@@ -189,24 +201,34 @@ def load_global(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[
     return values if addresses.ndim else [value[0] for value in values]
 
 
+def load_local(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[Array]:
+    active, addresses = c.active(m), c.lanes(np.asarray(address, dtype=np.uint64))
+    return [
+        c.machine.local.load(c.warps, active, addresses + np.uint64(i * size), size) for i in range(count)
+    ]
+
+
 @effect("st")
 def store(instruction: Instruction) -> Run:
     size, space = element_bytes(instruction), space_of(instruction)
-    if "async" in instruction.parts:
-        raise SimulationError(f"{instruction.opcode} is not known")
 
     def run(c: Cohort, m: Any, address: Any, values: Any) -> None:
         items = values if isinstance(values, tuple) else (values,)
         active = None if m is None else c.active(m)
-        if _is_shared(c, space, address, active):
-            store_shared(c, active, address, items, size)
-        else:
-            store_global(c, active, address, items, size)
+        match space_at(c, space, address, active):
+            case "shared":
+                store_shared(c, active, address, items, size)
+            case "global":
+                store_global(c, active, address, items, size)
+            case "local":
+                store_local(c, active, address, items, size)
+            case other:
+                raise SimulationError(f"{instruction.opcode}: no store to state space {other}")
 
     return run
 
 
-def _narrowed(value: Any, size: int) -> Array:
+def narrowed(value: Any, size: int) -> Array:
     """An operand's low bytes: a literal, or a register at least as wide."""
     dtype = np.dtype(f"u{size}")
     if isinstance(value, int):
@@ -228,10 +250,11 @@ def store_shared(c: Cohort, active: Array | None, address: Any, items: tuple[Any
     flat = shared.index(rows, offsets, size, None)
     if len(items) > 1:
         shared.index(rows, offsets + size * (len(items) - 1), size, None)
+    c.machine.check_store(rows, offsets, size * len(items))
     memory = shared.bytes.reshape(-1).view(np.dtype(f"u{size}"))
     for i, item in enumerate(items):
         place = flat + i * size
-        memory[place // size] = _selected(c, active, _narrowed(item, size))
+        memory[place // size] = _selected(c, active, narrowed(item, size))
         shared.mark(place // 4, threads, c.step)
         if size == 8:
             shared.mark(place // 4 + 1, threads, c.step)
@@ -241,79 +264,27 @@ def store_global(c: Cohort, active: Array | None, address: Any, items: tuple[Any
     addresses = _selected(c, active, np.asarray(address, dtype=np.uint64))
     _misaligned(addresses, size * len(items), None, "global")
     for i, item in enumerate(items):
-        values = _selected(c, active, _narrowed(item, size))
+        values = _selected(c, active, narrowed(item, size))
         c.machine.memory.store(addresses + np.uint64(i * size), values, size)
 
 
-@effect("atom", writes=True)
-def atomic(instruction: Instruction) -> Run:
-    return _atomic(instruction)
-
-
-@effect("red")
-def reduction(instruction: Instruction) -> Run:
-    if "async" in instruction.parts:
-        raise SimulationError(f"{instruction.opcode} is not known")
-    perform = _atomic(instruction)
-
-    def run(c: Cohort, m: Any, *operands: Any) -> None:
-        perform(c, m, *operands)
-
-    return run
-
-
-_ATOMIC = ("add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec")
-
-
-def _atomic(instruction: Instruction) -> Run:
-    """One lane after the other, in the order of warps and lanes: any order is a legal one."""
-    size, space = element_bytes(instruction), space_of(instruction)
-    operation = next((part for part in instruction.parts if part in _ATOMIC), "")
-    kind = instruction.parts[-1]
-    if not operation:
-        raise SimulationError(f"{instruction.opcode} is not known")
-    combine = lookup((operation, kind)) if operation in ("add", "min", "max", "and", "or", "xor") else None
-
-    def updated(old: Any, value: Any, other: Any) -> Any:
-        if combine is not None:
-            return combine(old, value)
-        match operation:
-            case "exch":
-                return value
-            case "cas":
-                return other if old == value else old
-            case "inc":
-                return old.dtype.type(0) if old >= value else old + old.dtype.type(1)
-        return value if old == 0 or old > value else old - old.dtype.type(1)
-
-    def run(c: Cohort, m: Any, address: Any, value: Any, other: Any = 0) -> Array:
-        active = c.active(m)
-        addresses, values, others = c.lanes(address), c.lanes(_narrowed(value, size)), c.lanes(_narrowed(other, size))
-        result = np.zeros(active.shape, np.dtype(f"u{size}"))
-        is_shared = _is_shared(c, space, address, active)
-        for warp, lane in np.argwhere(active):
-            one = np.zeros((len(c.warps), LANES), np.bool_)
-            one[warp, lane] = True
-            loader = load_shared if is_shared else load_global
-            old = loader(c, one, addresses, size, 1)[0][warp, lane]
-            result[warp, lane] = old
-            new = updated(old, values[warp, lane], others[warp, lane])
-            (store_shared if is_shared else store_global)(c, one, addresses, (new,), size)
-        return result
-
-    return run
+def store_local(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:
+    lanes, addresses = c.active(active), c.lanes(np.asarray(address, dtype=np.uint64))
+    for i, item in enumerate(items):
+        values = c.lanes(narrowed(item, size))
+        c.machine.local.store(c.warps, lanes, addresses + np.uint64(i * size), values, size)
 
 
 @effect("mapa", writes=True)
 def map_address(instruction: Instruction) -> Run:
-    wide = instruction.parts[-1] == "u64"
+    kind: Any = np.uint64 if instruction.parts[-1] == "u64" else np.uint32
 
     def run(c: Cohort, m: Any, address: Any, rank: Any) -> Any:
         ranks = np.asarray(rank & 0xFFFFFFFF if isinstance(rank, int) else rank)
         # A rank that the cluster has not gives an address that no access may use.
-        kind = np.uint64 if wide else np.uint32
-        offset = np.asarray(address).astype(kind) & kind(OFFSET_MASK)
-        return offset | (ranks.astype(kind) << kind(RANK_SHIFT))
+        offset: Any = np.asarray(address).astype(kind) & kind(OFFSET_MASK)
+        shifted: Any = ranks.astype(kind) << kind(RANK_SHIFT)
+        return offset | shifted
 
     return run
 

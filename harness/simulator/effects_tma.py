@@ -1,9 +1,9 @@
 """Bulk asynchronous copies: TMA tile loads, with multicast, and stores, in bulk groups.
 
-PTX ISA, "Data movement and conversion instructions: cp.async.bulk.tensor, cp.reduce.async.bulk.tensor, cp.async.bulk,
-cp.async.bulk.commit_group, cp.async.bulk.wait_group". A load's bytes appear, and count on its mbarrier, when its event
-is due; a store reads its source then, so that a kernel which reuses the source too early stores what it
-should not have.
+PTX ISA, "Data movement and conversion instructions: cp.async.bulk.tensor, cp.reduce.async.bulk.tensor,
+cp.async.bulk, cp.async.bulk.commit_group, cp.async.bulk.wait_group". A load's bytes appear, and count on its
+mbarrier, when its event is due; a store reads its source then, so that a kernel which reuses the source too
+early stores what it should not have.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import numpy.typing as npt
 from harness.simulator import tma_copy
 from harness.simulator.cohort import Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
-from harness.simulator.effects_memory import shared_place
 from harness.simulator.errors import SimulationError
 from harness.simulator.machine_constants import PARAM_BASE
 from harness.simulator.ptx import Instruction
@@ -108,17 +107,32 @@ def _load(rank: int, multicast: bool, pair: bool) -> Run:
         machine = c.machine
         mask = rest[0] if multicast else 0
         descriptor, coordinates = source
-        warps, (maps, to, bar, masks, *places) = issued(c, m, descriptor, target, mbarrier, mask, *coordinates)
+        warps, (maps, to, bar, masks, *places) = issued(
+            c, m, descriptor, target, mbarrier, mask, *coordinates
+        )
         if len(places) != rank:
             raise SimulationError(f"{len(places)} coordinates for a tensor of rank {rank}")
         if not len(warps):
             return
         if (to % SHARED_ALIGNMENT).any():
-            raise SimulationError(f"tile load to shared address {int(to[0]):#x}: want a multiple of {SHARED_ALIGNMENT}")
+            raise SimulationError(
+                f"tile load to shared address {int(to[0]):#x}: want a multiple of {SHARED_ALIGNMENT}"
+            )
         corner = np.stack(places, 1).astype(np.int32).astype(np.int64)
         for address in np.unique(maps):
             mine = maps == address
-            _load_tiles(machine, c, int(address), warps[mine], to[mine], bar[mine], masks[mine], corner[mine], multicast, pair)
+            _load_tiles(
+                machine,
+                c,
+                int(address),
+                warps[mine],
+                to[mine],
+                bar[mine],
+                masks[mine],
+                corner[mine],
+                multicast,
+                pair,
+            )
 
     return run
 
@@ -140,7 +154,9 @@ def _load_tiles(
     size = shared_bytes(tensor_map)
     offsets = to & ((1 << RANK_SHIFT) - 1)
     if (offsets + size > machine.shared.limit).any():
-        raise SimulationError(f"tile load of {size} bytes to shared address {int(offsets.max()):#x} leaves shared memory")
+        raise SimulationError(
+            f"tile load of {size} bytes to shared address {int(offsets.max()):#x} leaves shared memory"
+        )
     first = machine.first_row_of_cluster[c.rows[warps]]
     issue, ranks = _destinations(machine, to, masks, multicast)
     rows = first[issue] + ranks
@@ -155,6 +171,8 @@ def _load_tiles(
         signalled = bar_ranks
         if (signalled != ranks).any():
             raise SimulationError("the mbarrier of a tile load lies in another CTA than its destination")
+    if (tensor := machine.unit_state.get("tensor")) is not None:
+        tensor.check_overwrite(rows, offsets[issue] // 4, (offsets[issue] + size) // 4 - 1)
     keys = machine.mbarriers.keys(first[issue] + signalled, (bar & ((1 << RANK_SHIFT) - 1))[issue])
     sizes = np.full(len(warps), size)
     done = machine.units.load(
@@ -167,6 +185,10 @@ def _load_tiles(
     )
     if multicast:
         done = done + machine.units.target.chip["multicast_latency"]
+
+    if machine.functional:
+        machine.operand_reads.check_write(rows, offsets[issue], size, "a tile load")
+        machine.shared.begin_load(rows, offsets[issue], size)
 
     def arrive() -> None:
         if machine.functional:
@@ -187,7 +209,9 @@ def _destinations(machine: Machine, to: Array, masks: Array, multicast: bool) ->
     wanted = (masks[:, None] >> np.arange(16)) & 1
     issue, ranks = np.nonzero(wanted)
     if len(ranks) and ranks.max() >= machine.cluster_size:
-        raise SimulationError(f"multicast to rank {int(ranks.max())} of a cluster of {machine.cluster_size} CTAs")
+        raise SimulationError(
+            f"multicast to rank {int(ranks.max())} of a cluster of {machine.cluster_size} CTAs"
+        )
     if (wanted.sum(1) == 0).any():
         raise SimulationError("multicast to no CTA at all")
     return issue, ranks
@@ -219,7 +243,7 @@ class BulkGroups:
         return self.of_warp.setdefault(warp, [_Group()])
 
     def check_exit(self, rows: Array) -> None:
-        """Stores may outlive their CTA's threads only if nothing reuses their source: the launch ends later."""
+        """Nothing: stores outlive their CTA's threads, and the launch ends after them."""
 
     def check_finished(self) -> None:
         """Every store has an event, and the machine runs until no event is left."""
@@ -241,16 +265,34 @@ def _store(rank: int, copy: Callable[..., None]) -> Run:
         if not len(warps):
             return
         if (start % SHARED_ALIGNMENT).any():
-            raise SimulationError(f"tile store from shared address {int(start[0]):#x}: want a multiple of {SHARED_ALIGNMENT}")
+            raise SimulationError(
+                f"tile store from shared address {int(start[0]):#x}: want a multiple of {SHARED_ALIGNMENT}"
+            )
         corner = np.stack(places, 1).astype(np.int32).astype(np.int64)
         for address in np.unique(maps):
             mine = maps == address
-            _store_tiles(machine, c, int(address), warps[mine], start[mine] & ((1 << RANK_SHIFT) - 1), corner[mine], copy)
+            _store_tiles(
+                machine,
+                c,
+                int(address),
+                warps[mine],
+                start[mine] & ((1 << RANK_SHIFT) - 1),
+                corner[mine],
+                copy,
+            )
 
     return run
 
 
-def _store_tiles(machine: Machine, c: Cohort, address: int, warps: Array, offsets: Array, corner: Array, copy: Callable[..., None]) -> None:
+def _store_tiles(
+    machine: Machine,
+    c: Cohort,
+    address: int,
+    warps: Array,
+    offsets: Array,
+    corner: Array,
+    copy: Callable[..., None],
+) -> None:
     tensor_map = tensor_map_at(machine, address)
     size = shared_bytes(tensor_map)
     rows = c.rows[warps]
@@ -285,7 +327,7 @@ def commit_group(instruction: Instruction) -> Run:
 
 
 class _GroupWait:
-    """cp.async.bulk.wait_group N: all but the latest N groups have ended (with .read: have read their source)."""
+    """cp.async.bulk.wait_group N: all but the latest N groups have ended (.read: have read their source)."""
 
     def begin(self, c: Cohort, allowed: int) -> tuple[Array, ...]:
         return (np.full(len(c.warps), allowed),)

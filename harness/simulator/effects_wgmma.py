@@ -1,8 +1,8 @@
 """`wgmma`: products issued, committed in groups, and waited for.
 
-PTX ISA, "Asynchronous warpgroup level matrix instructions". All steps of a commit group into one accumulator are one
-matrix product. An accumulator in flight lives here as a tile, and its registers are empty: reading one before the
-wait is an error, as it is on the machine.
+PTX ISA, "Asynchronous warpgroup level matrix instructions". All steps of a commit group into one accumulator
+are one matrix product. An accumulator in flight lives here as a tile, and its registers are empty: reading
+one before the wait is an error, as it is on the machine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.absent import IN_FLIGHT
 from harness.simulator.cohort import LANES, Cohort
 from harness.simulator.effects import Run, effect
 from harness.simulator.errors import SimulationError
@@ -93,6 +94,13 @@ def warpgroups(c: Cohort) -> Warpgroups:
     return state
 
 
+def _numbers(c: Cohort) -> Array:
+    """The cohort's warpgroups, as `OperandReads` numbers them."""
+    per_row = c.machine.operand_reads.groups_per_row
+    numbers: Array = c.rows[::WARPS] * per_row + c.machine.warp_in_cta[c.warps[::WARPS]] // WARPS
+    return numbers
+
+
 @effect("wgmma", "mma_async", registers=True)
 def mma_async(instruction: Instruction) -> Run:
     match = next((m for p in instruction.parts if (m := re.fullmatch(r"m64n(\d+)k(\d+)", p))), None)
@@ -115,7 +123,9 @@ def mma_async(instruction: Instruction) -> Run:
         negate_b=scale_b == -1,
     )
 
-    def run(c: Cohort, m: Any, r: list[Any], target: tuple[int, ...], a: Any, b: Any, keep: Any, *rest: Any) -> None:
+    def run(
+        c: Cohort, m: Any, r: list[Any], target: tuple[int, ...], a: Any, b: Any, keep: Any, *rest: Any
+    ) -> None:
         if m is not None and not c.active(m).all():
             raise SimulationError("wgmma by some lanes of a warpgroup only")
         state = warpgroups(c)
@@ -129,7 +139,9 @@ def mma_async(instruction: Instruction) -> Run:
             _take_in(c, state, r, target, shape, keeps)
         if from_registers:
             codes = np.stack([c.lanes(r[index]) for index in a], 1).reshape(groups, WARPS, len(a), LANES)
-            fragment = np.ascontiguousarray(codes.transpose(0, 2, 1, 3)).reshape(groups, len(a), WARPS * LANES)
+            fragment = np.ascontiguousarray(codes.transpose(0, 2, 1, 3)).reshape(
+                groups, len(a), WARPS * LANES
+            )
             pending.a.append(shape.a_from_registers(fragment))
         else:
             pending.a.append(_descriptor(c, a))
@@ -152,11 +164,13 @@ def _take_in(
         if not keeps.any() or all(np.ndim(r[i]) == 0 and r[i] == 0 for i in target):
             state.tiles[target] = np.zeros((groups, 64, shape.n), np.float32)
         else:
-            codes = np.stack([c.lanes(r[index]) for index in target]).reshape(len(target), groups, WARPS * LANES)
+            codes = np.stack([c.lanes(r[index]) for index in target]).reshape(
+                len(target), groups, WARPS * LANES
+            )
             state.tiles[target] = shape.d_from_registers(np.ascontiguousarray(codes.transpose(1, 0, 2)))
     state.shapes[target] = shape
     for index in target:
-        r[index] = None
+        r[index] = IN_FLIGHT
 
 
 @effect("wgmma", "commit_group")
@@ -173,8 +187,12 @@ def commit_group(instruction: Instruction) -> Run:
             else:
                 state.tiles[target] = machine.units.stand_in(state.tiles[target].shape)
             state.last_group[target] = len(state.done)
+        if machine.functional:
+            machine.operand_reads.commit(_numbers(c))
         state.pending.clear()
-        state.done.append(machine.units.multiply(machine.sm_of_row[c.rows[::WARPS]], cycles, c.clock[::WARPS]))
+        state.done.append(
+            machine.units.multiply(machine.sm_of_row[c.rows[::WARPS]], cycles, c.clock[::WARPS])
+        )
 
     return run
 
@@ -198,6 +216,7 @@ def _execute(c: Cohort, state: Warpgroups, target: tuple[int, ...], pending: _Pe
 def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:
     words, pages = operand.words(descriptors)
     c.machine.shared.check_async_read(c.rows[::WARPS], words, pages)
+    c.machine.operand_reads.note(_numbers(c), pages)
 
 
 @effect("wgmma", "wait_group")
@@ -205,6 +224,8 @@ def wait_group(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, allowed: int) -> None:
         state = warpgroups(c)
         retired = len(state.done) - allowed
+        if c.machine.functional:
+            c.machine.operand_reads.retire(_numbers(c), allowed)
         if retired > 0:
             c.clock = np.maximum(c.clock, np.repeat(state.done[retired - 1], WARPS))
         for target in [key for key, group in state.last_group.items() if group < retired]:
@@ -213,6 +234,8 @@ def wait_group(instruction: Instruction) -> Run:
             codes = shape.d_to_registers(tile)
             columns = np.ascontiguousarray(codes.transpose(1, 0, 2)).reshape(len(target), len(c.warps), LANES)
             for index, column in zip(target, columns, strict=True):
+                if c.registers[index] is not IN_FLIGHT:
+                    raise SimulationError("a register of the accumulator was written while it was in flight")
                 c.registers[index] = column
         if retired == len(state.done) and not state.last_group and not state.pending:
             state.done.clear()

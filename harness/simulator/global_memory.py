@@ -1,7 +1,7 @@
 """Global memory: the host memory of registered tensors, under its own addresses.
 
-An access outside every registered range, or misaligned, is an error. Ranges are exactly the tensors': a kernel
-that writes one element past an output is caught at the access.
+An access outside every registered range, or misaligned, is an error. Ranges are exactly the tensors': a
+kernel that writes one element past an output is caught at the access.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class GlobalMemory:
         """Make `size` bytes at `base` accessible; the caller keeps them alive."""
         if size == 0:
             return
-        view = np.frombuffer((ctypes.c_uint8 * size).from_address(base), np.uint8)
+        view: npt.NDArray[np.uint8] = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(base))
         self._allocations.append(Allocation(name, base, view))
         self._allocations.sort(key=lambda allocation: allocation.base)
         self._bases = [allocation.base for allocation in self._allocations]
@@ -79,20 +79,28 @@ class GlobalMemory:
         if addresses.size == 0:
             return []
         if (addresses % np.uint64(size)).any():
-            bad = addresses[(addresses % np.uint64(size)) != 0].flat[0]
-            raise SimulationError(f"global address {int(bad):#x} is not aligned to {size} bytes")
+            wrong = (addresses % np.uint64(size)) != 0
+            bad = int(addresses[wrong].flat[0])
+            raise SimulationError(f"global address {bad:#x} is not aligned to {size} bytes", wrong)
         low, high = int(addresses.min()), int(addresses.max())
-        allocation = self.find(low, size)
+        allocation = self._find_for(addresses, low, size)
         if high + size <= allocation.end:
             return [(allocation, ...)]
         parts = []
         rest = np.ones(addresses.shape, np.bool_)
         while rest.any():
-            allocation = self.find(int(addresses[rest].min()), size)
+            allocation = self._find_for(addresses, int(addresses[rest].min()), size)
             inside = rest & (addresses >= allocation.base) & (addresses <= np.uint64(allocation.end - size))
             parts.append((allocation, inside))
             rest &= ~inside
         return parts
+
+    def _find_for(self, addresses: Array, address: int, size: int) -> Allocation:
+        """`find` for one of `addresses`, whose places an error then marks."""
+        try:
+            return self.find(address, size)
+        except SimulationError as error:
+            raise SimulationError(str(error), addresses == np.uint64(address)) from None
 
     @staticmethod
     def _index(allocation: Allocation, addresses: Array, size: int) -> Array:

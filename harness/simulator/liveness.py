@@ -1,4 +1,4 @@
-"""Which registers matter at the start of each block: the others need not be split or merged with their cohort."""
+"""Which registers matter at the start of each block: the others need not be split or merged."""
 
 from __future__ import annotations
 

@@ -9,13 +9,11 @@ import numpy as np
 from harness.simulator.codegen import Code
 from harness.simulator.launch import Launch
 from harness.simulator.liveness import live_registers
+from harness.simulator.machine_constants import RESERVED_SMEM_BYTES
 from harness.simulator.program import Program
-from harness.simulator.ptx import Kernel, Module, parse
+from harness.simulator.ptx import Instruction, Kernel, Module, parse
 from harness.simulator.target import Target, target_named
 from harness.simulator.timing import BlockCost, block_costs
-
-# The first KiB of a CTA's shared memory belongs to the system (CUDA programming guide, compute capability 9.0).
-RESERVED_SMEM_BYTES = 1024
 
 
 class LoadedKernel:
@@ -41,6 +39,11 @@ class LoadedKernel:
             offset = -(-offset // variable.align) * variable.align
         self.dynamic_offset = offset
         self.shared_offsets |= {variable.name: offset for variable in dynamic}
+        self.local_offsets: dict[str, int] = {}
+        self.local_bytes = 0
+        for variable in kernel.local.values():
+            self.local_offsets[variable.name] = -(-self.local_bytes // variable.align) * variable.align
+            self.local_bytes = self.local_offsets[variable.name] + variable.size
 
     def shared_bytes(self, launch: Launch) -> int:
         """Shared memory of a CTA in bytes, the reserved part included."""
@@ -49,6 +52,10 @@ class LoadedKernel:
     @cached_property
     def labels(self) -> list[str]:
         return [block.label for block in self.program.blocks]
+
+    @cached_property
+    def uses_tensor_memory(self) -> bool:
+        return any(isinstance(item, Instruction) and item.parts[0] == "tcgen05" for item in self.kernel.body)
 
     def parameter_bytes(self, launch: Launch) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
         """The parameter space as the kernel sees it."""

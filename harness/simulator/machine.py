@@ -1,12 +1,12 @@
 """The machine: CTAs resident at the same time, their memories and barriers, and the loop that runs them.
 
 It advances whichever cohort can go on with all of its warps; when none can, it lets the asynchronous units
-finish what is due first; when nothing is in flight, it lets the warps of a cohort that are ready go on alone. A
-warp's clock and an asynchronous operation's end are times of their own, so this order changes no result of a
-properly synchronized kernel; it only keeps the cohorts large.
+finish what is due first; when nothing is in flight, it lets the warps of a cohort that are ready go on alone.
+A warp's clock and an asynchronous operation's end are times of their own, so this order changes no result of
+a properly synchronized kernel; it only keeps the cohorts large.
 
-Errors come out as `SimulationError` naming the instruction, its PTX line and the kernel; `Deadlock` names what
-every waiting warp waits for.
+Errors come out as `SimulationError` naming the instruction, its PTX line and the kernel; `Deadlock` names
+what every waiting warp waits for.
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from harness.simulator import effects_all  # noqa: F401 - registers every effect
+from harness.simulator.absent import UNWRITTEN, Absent
 from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
+from harness.simulator.blame import deadlock, place, warp_name
 from harness.simulator.cohort import LANES, Cohort, Frame
-from harness.simulator.errors import Deadlock, SimulationError
+from harness.simulator.errors import Deadlock, NotSimulatedError, SimulationError
 from harness.simulator.global_memory import GlobalMemory
 from harness.simulator.launch import Launch
 from harness.simulator.loaded import LoadedKernel
-from harness.simulator.machine_constants import PARAM_BASE
+from harness.simulator.local_memory import LocalMemory
+from harness.simulator.machine_constants import LOCAL_BASE, PARAM_BASE
+from harness.simulator.operand_reads import OperandReads
+from harness.simulator.ordering import Ordering
 from harness.simulator.program import EXIT, Branch, Exit, Jump, Wait
 from harness.simulator.ptx import Symbol
 from harness.simulator.shared import RANK_SHIFT, SharedMemory
@@ -35,7 +40,8 @@ from harness.simulator.specials import special_registers
 from harness.simulator.timing import Units
 
 Array = npt.NDArray[Any]
-MAX_BLOCKS = 20_000_000
+# Blocks that the cohorts of one machine may run: a router's largest launch takes some ten thousand.
+MAX_BLOCKS = 1_000_000
 
 
 @cache
@@ -49,6 +55,8 @@ class Machine:
     Attributes:
         rows: CTAs; row r belongs to cluster r // cluster_size and has rank r % cluster_size in it.
         functional: False skips the arithmetic of asynchronous copies and tensor cores: only times matter.
+        max_blocks: blocks that all cohorts together may run: an endless loop ends there, as an error.
+        apart: as many warps, neighbours, at most in one cohort; None, everywhere but in tests: no limit.
     """
 
     def __init__(
@@ -59,9 +67,12 @@ class Machine:
         clusters: Array,
         units: Units,
         functional: bool = True,
+        max_blocks: int = MAX_BLOCKS,
+        apart: int | None = None,
     ) -> None:
         self.kernel, self.launch, self.memory, self.units = kernel, launch, memory, units
         self.functional = functional
+        self.max_blocks, self.apart = max_blocks, apart
         self.clusters = clusters
         self.cluster_size = launch.cluster_size
         self.rows = len(clusters) * self.cluster_size
@@ -82,10 +93,18 @@ class Machine:
         self.cluster_of_row = np.arange(self.rows) // self.cluster_size
         self.rank_of_row = np.arange(self.rows) % self.cluster_size
         self.first_row_of_cluster = np.arange(self.rows) - self.rank_of_row
+        self.local = LocalMemory(count, kernel.local_bytes)
         self.shared = SharedMemory(self.rows, kernel.shared_bytes(launch), self.threads)
+        self.operand_reads = OperandReads(self.rows, warps_per_cta, self.shared.size)
         self.mbarriers = MBarriers(self.rows, self.shared.size)
         self.named = NamedBarriers(self.rows)
         self.cluster_barriers = ClusterBarriers(len(clusters), count, warps_per_cta * self.cluster_size)
+        # What is ordered before what matters for tensor memory only.
+        self.ordering = (
+            Ordering(count, warps_per_cta * self.cluster_size)
+            if functional and kernel.uses_tensor_memory
+            else None
+        )
         self.live_warps = np.full(self.rows, warps_per_cta)
         self.step = 1
         self.unit_state: dict[str, Any] = {}  # what kinds of units keep for the whole machine (tensor memory)
@@ -93,17 +112,27 @@ class Machine:
         self._order = 0
         self._specials = special_registers(self)
         self._finished = np.zeros(count)
-        start = np.repeat(units.start_of(self.sm_of_row), warps_per_cta)
-        registers: list[Any] = [None] * len(kernel.code.registers)
+        start = np.repeat(units.start_of(self.sm_of_row), warps_per_cta).astype(np.float64)
+        registers: list[Any] = [UNWRITTEN] * len(kernel.code.registers)
         self._parked: list[Cohort] = []
-        self._runnable = [Cohort(self, np.arange(count), registers, 0, start.astype(np.float64))]
+        size = apart or count
+        self._runnable = [
+            Cohort(
+                self,
+                np.arange(first, min(first + size, count)),
+                list(registers),
+                0,
+                start[first : first + size],
+            )
+            for first in range(0, count, size)
+        ]
 
     # What cohorts and effects ask for.
 
     def special(self, name: str) -> Any:
         value = self._specials.get(name)
         if value is None:
-            raise SimulationError(f"special register {name} is not known")
+            raise NotSimulatedError(f"special register {name} is not known")
         return value
 
     def symbol_address(self, symbol: Symbol) -> Any:
@@ -115,7 +144,10 @@ class Machine:
             return (self.rank_of_row.astype(np.uint32) << np.uint32(RANK_SHIFT)) + base
         parameter = self.kernel.param_offsets.get(symbol.name)
         if parameter is None:
-            raise SimulationError(f"no parameter or shared variable is called {symbol.name}")
+            local = self.kernel.local_offsets.get(symbol.name)
+            if local is not None:
+                return np.uint64(LOCAL_BASE + local + symbol.offset)
+            raise SimulationError(f"no parameter or variable is called {symbol.name}")
         return np.uint64(PARAM_BASE + parameter + symbol.offset)
 
     def at(self, time: float, action: Callable[[], None]) -> None:
@@ -123,9 +155,24 @@ class Machine:
         heapq.heappush(self._events, (float(time), self._order, action))
         self._order += 1
 
-    def note_barrier(self, c: Cohort, ready: Array) -> None:
-        """Warps of a cohort have passed a barrier: what others wrote before it, a fence of theirs now covers."""
+    def check_store(self, rows: Array, offsets: Array, size: int) -> None:
+        """Raise where an ordinary store of `size` bytes touches what belongs to the machine."""
+        held = self.mbarriers.holds(rows, offsets, size)
+        if held.any():
+            raise SimulationError(
+                f"store over the mbarrier at {int(offsets[held].flat[0]):#x}: mbarrier.inval comes first",
+                held,
+            )
+        self.operand_reads.check_write(rows, offsets, size, "a store")
+
+    def note_barrier(self, c: Cohort, ready: Array, kind: str, keys: Array, phases: Array) -> None:
+        """Warps of a cohort have passed barriers, `keys` of a kind, now in `phases` (each [W]).
+
+        What others wrote before it, a fence of theirs now covers; what others know to be over, so do they.
+        """
         np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint64(self.step))
+        if self.ordering is not None and ready.any():
+            self.ordering.passed(kind, c.warps[ready], keys[ready], phases[ready])
 
     # The loop.
 
@@ -140,7 +187,8 @@ class Machine:
         self.mbarriers.check_drained(np.arange(self.rows))
         for state in self.unit_state.values():
             state.check_finished()
-        return self._finished.reshape(self.rows, self.warps_per_cta).max(1)
+        ends: Array = self._finished.reshape(self.rows, self.warps_per_cta).max(1)
+        return ends
 
     def _next(self) -> Cohort | None:
         if self._runnable:
@@ -161,7 +209,7 @@ class Machine:
         if best is None:
             if not self._parked:
                 return None
-            raise Deadlock(self._deadlock())
+            raise Deadlock(deadlock(self, self._parked))
         index, ready, clock = best
         cohort = self._parked[index]
         live = self.kernel.live[self._wait_target(cohort)] if not cohort.stack else None
@@ -188,11 +236,14 @@ class Machine:
     def _park(self, cohort: Cohort) -> None:
         if not cohort.stack:
             for index, other in enumerate(self._parked):
-                if other.block == cohort.block and not other.stack:
+                if other.block == cohort.block and not other.stack and self._may_join(other, cohort):
                     live = self.kernel.live[self._wait_target(cohort)]
                     self._parked[index] = other.join(cohort, live)
                     return
         self._parked.append(cohort)
+
+    def _may_join(self, one: Cohort, other: Cohort) -> bool:
+        return self.apart is None or one.warps[0] // self.apart == other.warps[0] // self.apart
 
     def _advance(self, cohort: Cohort) -> None:
         """Run a cohort until it waits, exits or falls apart."""
@@ -203,9 +254,9 @@ class Machine:
                 self._exit(cohort)
                 return
             self.step += 1
-            if self.step > MAX_BLOCKS:
-                raise SimulationError(f"{MAX_BLOCKS} blocks executed: the kernel does not seem to end")
             index = cohort.block
+            if self.step > self.max_blocks:
+                raise SimulationError(self._endless(cohort))
             self.units.issue(cohort, kernel.costs[index])
             try:
                 mask = cohort.mask
@@ -221,10 +272,10 @@ class Machine:
                     self._resume(cohort, clock)
                     continue
             except SimulationError as error:
-                raise error.located(self._place(index, error)) from error
+                raise error.located(place(self, cohort, index, error)) from error
             except Exception as error:
-                place = self._place(index, error)
-                raise SimulationError(f"{place}: {type(error).__name__}: {error}") from error
+                where = place(self, cohort, index, error)
+                raise SimulationError(f"{where}: {type(error).__name__}: {error}") from error
             if isinstance(end, Jump):
                 self._go(cohort, end.target)
             elif isinstance(end, Exit):
@@ -239,7 +290,7 @@ class Machine:
         """Follow a branch; False when the cohort fell apart and its parts are queued."""
         register, negated = self.kernel.code.guard_index(end.guard)
         condition = cohort.registers[register]
-        if np.ndim(condition) == 0 and condition is not None:
+        if np.ndim(condition) == 0 and not isinstance(condition, Absent):
             self._go(cohort, end.taken if bool(condition) != negated else end.fall)
             return True
         taken = np.logical_not(condition) if negated else condition
@@ -309,32 +360,17 @@ class Machine:
             state.check_exit(gone)
         self.shared.alive[gone] = False
 
-    # What to say when it goes wrong.
-
-    def _place(self, block: int, error: BaseException) -> str:
-        instruction = self.kernel.code.instruction_at(block, error)
-        end = self.kernel.program.blocks[block].end
-        if instruction is None and isinstance(end, Wait):
-            instruction = end.instruction
-        if instruction is None:
-            return f"block {self.kernel.program.blocks[block].label}"
-        return f"PTX line {instruction.line}: `{instruction.text}`"
-
-    def _deadlock(self) -> str:
-        told: list[str] = []
-        for cohort in self._parked:
-            wait, _ = self.kernel.code.wait_operands(cohort.block)
-            end = self.kernel.program.blocks[cohort.block].end
-            assert isinstance(end, Wait)
-            assert cohort.token is not None
-            warp = int(cohort.warps[0])
-            others = f" (and {len(cohort.warps) - 1} more warps)" if len(cohort.warps) > 1 else ""
-            told.append(
-                f"warp {self.warp_in_cta[warp]} of CTA {self.cta_name(int(cohort.rows[0]))}{others} at PTX line "
-                f"{end.instruction.line}: `{end.instruction.text}` waits for {wait.describe(cohort, cohort.token, 0)}"
-            )
-        return "deadlock: " + "; ".join(told)
+    def _endless(self, cohort: Cohort) -> str:
+        name = warp_name(self, cohort, 0)
+        block = self.kernel.program.blocks[cohort.block]
+        line = f"PTX line {block.instructions[0].line}" if block.instructions else f"block {block.label}"
+        return (
+            f"{self.max_blocks} blocks executed, the limit, and the kernel has not ended: "
+            f"{name} (and {len(cohort.warps) - 1} more warps) at {line} seems to loop for ever"
+        )
 
     def cta_name(self, row: int) -> str:
         """A CTA's coordinates in the grid."""
-        return str(tuple(int(self._specials[f"%ctaid.{axis}"][row * self.warps_per_cta, 0]) for axis in "xyz"))
+        return str(
+            tuple(int(self._specials[f"%ctaid.{axis}"][row * self.warps_per_cta, 0]) for axis in "xyz")
+        )

@@ -1,10 +1,10 @@
-"""Modelled time of a launch at any M, from the event machine without the arithmetic of tensor cores and copies.
+"""Modelled time of a launch at any M: the event machine without the arithmetic of copies and tensor cores.
 
-A grid that fits the chip runs in one go; a larger one in waves of as many clusters as the SMs hold. All CTAs of a
-wave do the same on different tokens, so a few columns of the grid are simulated (all CTAs with the same x, which
-covers every partner of a merge), and the chip's L2 and memory serve them with the share that those columns have
-of the wave. What several columns read, the weight, comes from memory once: its bytes are charged to the simulated
-columns in the same proportion.
+A grid that fits the chip runs in one go; a larger one in waves of as many clusters as the SMs hold. All CTAs
+of a wave do the same on different tokens, so a few columns of the grid are simulated (all CTAs with the same
+x, which covers every partner of a merge), and the chip's L2 and memory serve them with the share that those
+columns have of the wave. What several columns read, the weight, comes from memory once: its bytes are charged
+to the simulated columns in the same proportion.
 
 A small grid is simulated whole; there the model equals the machine's full run.
 """
@@ -35,8 +35,8 @@ DEFAULT_REGISTERS = 168
 class Model:
     """Modelled times of one artifact.
 
-    `registers`: of a thread as compiled, by kernel name (from the cubin). `weights`: which arguments of a launch
-    all tokens share.
+    `registers`: of a thread as compiled, by kernel name (from the cubin). `weights`: which arguments of a
+    launch all tokens share.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class Model:
         """Time of one launch of the artifact on `args`; `warm`: the inputs lie in the L2 already."""
         memory = memory_of(args)
         ranges = tuple(
-            (args[i].data_ptr(), args[i].data_ptr() + args[i].numel() * args[i].element_size()) for i in self.weights
+            (args[i].data_ptr(), args[i].data_ptr() + args[i].numel() * args[i].element_size())
+            for i in self.weights
         )
         launches = self.program.recorder.record(args)
         total = 0.0
@@ -63,11 +64,19 @@ class Model:
             kernel = self.program.kernels[launch.kernel]
             target = self.target or kernel.target
             # What one kernel of a launch wrote, the next one finds in the L2.
-            total += self._cycles(kernel, launch, memory, target, warm or number > 0, ranges) / target.clock_mhz
+            total += (
+                self._cycles(kernel, launch, memory, target, warm or number > 0, ranges) / target.clock_mhz
+            )
         return total
 
     def _cycles(
-        self, kernel: LoadedKernel, launch: Launch, memory: GlobalMemory, target: Target, warm: bool, ranges: tuple[tuple[int, int], ...]
+        self,
+        kernel: LoadedKernel,
+        launch: Launch,
+        memory: GlobalMemory,
+        target: Target,
+        warm: bool,
+        ranges: tuple[tuple[int, int], ...],
     ) -> float:
         clusters = launch.ctas // launch.cluster_size
         registers = self.registers.get(launch.kernel, DEFAULT_REGISTERS)
@@ -111,16 +120,18 @@ def representative(launch: Launch, clusters: int) -> Array:
 
 
 def resident_clusters(kernel: LoadedKernel, launch: Launch, target: Target, registers: int) -> int:
-    """How many clusters the chip holds at once: by shared memory, registers and threads of an SM, and by GPC."""
+    """Clusters that the chip holds at once: by shared memory, registers and threads of an SM, and by GPC."""
     chip = target.chip
     per_sm = min(
-        int(chip["shared_bytes"] + 1024) // (kernel.shared_bytes(launch) + (-kernel.shared_bytes(launch)) % 128),
+        int(chip["shared_bytes"] + 1024)
+        // (kernel.shared_bytes(launch) + (-kernel.shared_bytes(launch)) % 128),
         int(chip["registers"]) // (-(-registers // REGISTER_GRANULE) * REGISTER_GRANULE * launch.threads),
         int(chip["max_threads"]) // launch.threads,
     )
     per_sm = max(1, per_sm)
-    gpcs, sms = int(chip["gpcs"]), target.sms
-    small = sms // gpcs // 2 * 2  # SMs come in pairs; what is left over makes some GPCs larger
-    larger = (sms - small * gpcs) // 2
-    sizes = [small + 2 * (number < larger) for number in range(gpcs)]
-    return max(1, sum(size * per_sm // launch.cluster_size for size in sizes))
+    size = launch.cluster_size
+    if (known := chip.get(f"clusters_of_{size}")) is not None:
+        return max(1, int(known) * per_sm)
+    # Not measured for this target: GPCs of equal size, SMs in pairs.
+    sms_of_gpc = target.sms // int(chip["gpcs"]) // 2 * 2
+    return max(1, sms_of_gpc * per_sm // size * int(chip["gpcs"]))

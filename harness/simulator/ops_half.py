@@ -1,6 +1,8 @@
 """f16 and bf16 arithmetic (PTX ISA 9.7.4 "Half Precision Floating Point Instructions" and 9.7.5 for mixed).
 
-Products of such numbers are exact in float64 and sums are rounded to odd there, so encoding rounds once.
+Products of two such numbers are exact in float64. So are sums, unless the smaller term is too small to
+matter: the larger one is a number of the format, so their sum is no tie. With a product it can be one, and
+is rounded to odd.
 """
 
 from __future__ import annotations
@@ -53,13 +55,13 @@ def _mixed(form: Form) -> Execute | None:
 @instruction("add", _TYPES, _MIXED)
 def add(form: Form) -> Execute:
     """a + b, or f32 a + c with a half-precision a."""
-    return _mixed(form) or _rounded(form, odd_sum)
+    return _mixed(form) or _rounded(form, np.add)
 
 
 @instruction("sub", _TYPES, _MIXED)
 def sub(form: Form) -> Execute:
     """a - b, or f32 a - c with a half-precision a."""
-    return _mixed(form) or _rounded(form, lambda a, b: odd_sum(a, -b))
+    return _mixed(form) or _rounded(form, np.subtract)
 
 
 @instruction("mul", _TYPES, _FLAGS)

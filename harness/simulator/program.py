@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import networkx as nx
+import networkx as nx  # type: ignore[import-untyped]
 
-from harness.simulator.errors import SimulationError
+from harness.simulator.errors import NotSimulatedError, SimulationError
 from harness.simulator.ptx import Instruction, Kernel, Label, Not, Operand, Reg, Symbol
 
 EXIT = -1
@@ -43,7 +43,7 @@ class Jump:
 
 @dataclass(frozen=True)
 class Branch:
-    """To `taken` where the guard holds, else to `fall`. `reconvergence` is where both paths meet (or EXIT)."""
+    """To `taken` where the guard holds, else to `fall`."""
 
     line: int
     guard: Reg | Not
@@ -92,7 +92,9 @@ class Program:
         graph = nx.DiGraph()
         for block in self.blocks:
             ends = isinstance(block.end, Exit)
-            graph.add_edges_from((target, block.index) for target in block.successors() or (EXIT,) if not ends)
+            graph.add_edges_from(
+                (target, block.index) for target in block.successors() or (EXIT,) if not ends
+            )
             if ends:
                 graph.add_edge(EXIT, block.index)
         dominators: dict[int, int] = nx.immediate_dominators(graph, EXIT)
@@ -157,7 +159,8 @@ def _spin(window: list[Instruction | Label]) -> tuple[Instruction, int] | None:
     assert isinstance(head, Label)
     wait = replace(attempt, parts=("mbarrier", "wait", *attempt.parts[2:]), operands=attempt.operands[1:])
     done = attempt.operands[0]
-    if test.guard == Not(done) and _target(test) == head.name:  # type: ignore[arg-type]
+    assert isinstance(done, Reg)
+    if test.guard == Not(done) and _target(test) == head.name:
         return wait, 3
     if not (test.guard == done and len(window) == 5):
         return None
@@ -206,16 +209,16 @@ def _blocks(body: list[Instruction | Label]) -> list[Block]:
                 open_block = None
             else:
                 fresh = begin(f"after line {item.line}")
-                open_block.end = Branch(item.line, item.guard, EXIT, fresh.index)  # type: ignore[arg-type]
+                open_block.end = Branch(item.line, item.guard, EXIT, fresh.index)
                 open_block = fresh
         elif item.parts[0] in ("ret", "exit"):
             if item.guard is not None:
-                raise SimulationError(f"PTX line {item.line}: a conditional {item.parts[0]} is not known")
+                raise NotSimulatedError(f"PTX line {item.line}: a conditional {item.parts[0]} is not known")
             open_block.end = Exit()
             open_block = None
         elif is_waiting(item):
             if item.guard is not None:
-                raise SimulationError(f"PTX line {item.line}: a conditional {item.opcode} is not known")
+                raise NotSimulatedError(f"PTX line {item.line}: a conditional {item.opcode} is not known")
             fresh = begin(f"after line {item.line}")
             open_block.end = Wait(item, fresh.index)
             open_block = fresh

@@ -1,9 +1,9 @@
 """The PTX text that the DSL emits, as instructions: a parser of the statements, and nothing of their meaning.
 
-Grammar from the PTX ISA, "Syntax" and "State spaces, types, and variables". Only what compiled kernels contain
-is taken: one module, entries without calls, registers, shared variables. Anything else is a `SimulationError`
-with its line. Names in a nested scope (inline assembly declares registers and labels there) are made unique,
-so that a kernel's body is one flat list.
+Grammar from the PTX ISA, "Syntax" and "State spaces, types, and variables". Only what compiled kernels
+contain is taken: one module, entries without calls, registers, shared variables. Anything else is a
+`SimulationError` with its line. Names in a nested scope (inline assembly declares registers and labels there)
+are made unique, so that a kernel's body is one flat list.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from harness.simulator.errors import SimulationError
+from harness.simulator.errors import NotSimulatedError, SimulationError
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class Param:
 
 
 @dataclass(frozen=True)
-class SharedVariable:
-    """A variable in shared memory; `size` 0 is the dynamic part, of whatever size the launch asks for."""
+class Variable:
+    """A variable in shared or local memory; of `size` 0, the dynamic part, which the launch sizes."""
 
     name: str
     size: int
@@ -118,6 +118,7 @@ class Kernel:
     params: tuple[Param, ...]
     body: list[Instruction | Label] = field(default_factory=list)
     registers: dict[str, str] = field(default_factory=dict)
+    local: dict[str, Variable] = field(default_factory=dict)
     required_threads: tuple[int, ...] = ()
     required_cluster: tuple[int, ...] = ()
 
@@ -135,7 +136,7 @@ class Kernel:
 class Module:
     target: str
     kernels: dict[str, Kernel]
-    shared: dict[str, SharedVariable]
+    shared: dict[str, Variable]
 
 
 _SIZES = {"8": 1, "16": 2, "32": 4, "64": 8}
@@ -144,10 +145,13 @@ _LABEL = re.compile(r"\s*([$%A-Za-z_][\w$]*)\s*:(?!:)")
 _GUARD = re.compile(r"@(!?)\s*([%\w$]+)\s+")
 _NAME = r"[$%A-Za-z_][\w$.]*"
 _ENTRY = re.compile(r"(?:\.visible|\.weak)?\s*\.entry\s+([\w$]+)\s*\((.*?)\)([^{]*)\{", re.DOTALL)
-_PARAM = re.compile(r"\.param\s+(?:\.align\s+(\d+)\s+)?\.([a-z])(\d+)(?:\s+\.ptr\S*(?:\s+\.\w+)*)?\s+([\w$]+)(?:\[(\d+)\])?")
+_PARAM = re.compile(
+    r"\.param\s+(?:\.align\s+(\d+)\s+)?\.([a-z])(\d+)(?:\s+\.ptr\S*(?:\s+\.\w+)*)?\s+([\w$]+)(?:\[(\d+)\])?"
+)
 _SHARED = re.compile(
     r"(?:\.extern|\.visible|\.weak|\.common)?\s*\.shared\s+(?:\.align\s+(\d+)\s+)?\.[a-z](\d+)\s+([\w$]+)(?:\[(\d*)\])?$"
 )
+_LOCAL = re.compile(r"\.local\s+(?:\.align\s+(\d+)\s+)?\.[a-z](\d+)\s+([\w$]+)(?:\[(\d+)\])?$")
 _REG = re.compile(r"\.reg\s+\.(\w+)\s+(.*)", re.DOTALL)
 
 
@@ -157,7 +161,7 @@ def parse(text: str) -> Module:
     target = re.search(r"\.target\s+(\w+)", text)
     if target is None:
         raise SimulationError("not PTX: no .target directive")
-    shared: dict[str, SharedVariable] = {}
+    shared: dict[str, Variable] = {}
     kernels: dict[str, Kernel] = {}
     outside = 0
     for match in _ENTRY.finditer(text):
@@ -193,26 +197,26 @@ def _dimensions(text: str, directive: str) -> tuple[int, ...]:
     return tuple(int(n) for n in match.group(1).split(",")) if match else ()
 
 
-def _collect_shared(text: str, shared: dict[str, SharedVariable]) -> None:
+def _collect_shared(text: str, shared: dict[str, Variable]) -> None:
     for statement in text.split(";"):
         if ".shared" in statement:
-            variable = _shared_variable(statement.strip())
+            variable = _variable(statement.strip(), _SHARED)
             shared[variable.name] = variable
 
 
-def _shared_variable(statement: str) -> SharedVariable:
-    match = _SHARED.search(statement)
+def _variable(statement: str, form: re.Pattern[str]) -> Variable:
+    match = form.search(statement)
     if match is None:
-        raise SimulationError(f"shared variable {statement!r} is not understood")
+        raise SimulationError(f"variable {statement!r} is not understood")
     align, bits, name, count = match.groups()
     size = _SIZES[bits] * (int(count) if count else 0 if count == "" else 1)
-    return SharedVariable(name, size, int(align or _SIZES[bits]))
+    return Variable(name, size, int(align or _SIZES[bits]))
 
 
 class _Body:
     """A recursive walk over the statements of one kernel's braces."""
 
-    def __init__(self, text: str, start: int, kernel: Kernel, shared: dict[str, SharedVariable]) -> None:
+    def __init__(self, text: str, start: int, kernel: Kernel, shared: dict[str, Variable]) -> None:
         self.text, self.position, self.kernel, self.shared = text, start, kernel, shared
         self.line = text.count("\n", 0, start) + 1
         self.counted = start
@@ -274,12 +278,15 @@ class _Body:
             if match := _REG.match(statement):
                 self._declare(match.group(1), match.group(2), renamed, suffix)
             elif ".shared" in statement.split("[")[0] and statement.startswith((".shared", ".extern")):
-                variable = _shared_variable(statement)
+                variable = _variable(statement, _SHARED)
                 self.shared[variable.name] = variable
+            elif statement.startswith(".local"):
+                variable = _variable(statement, _LOCAL)
+                self.kernel.local[variable.name] = variable
             elif statement.startswith((".pragma", ".loc", ".file", ".section")):
                 pass
             elif statement.startswith("."):
-                raise SimulationError(f"directive {statement.split()[0]} is not known")
+                raise NotSimulatedError(f"directive {statement.split()[0]} is not known")
             else:
                 self.kernel.body.append(instruction(statement, line, renamed))
         except SimulationError as error:
@@ -395,7 +402,8 @@ class _Operands:
     def _address(self) -> Address:
         base = self._operand()
         assert isinstance(base, Reg | Symbol | Imm)
-        offset, coordinates = 0, ()
+        offset = 0
+        coordinates: tuple[Operand, ...] = ()
         if isinstance(base, Symbol):
             base, offset = Symbol(base.name), base.offset
         while (token := self._next()) != "]":
@@ -411,4 +419,5 @@ class _Operands:
 def _literal(token: str) -> int:
     if token[:2].lower() in ("0f", "0d"):
         return int(token[2:], 16)
-    return int(token.rstrip("Uu"), 0) & 0xFFFF_FFFF_FFFF_FFFF if not token.startswith("-") else int(token.rstrip("Uu"), 0)
+    value = int(token.rstrip("Uu"), 0)
+    return value if value < 0 else value & 0xFFFF_FFFF_FFFF_FFFF

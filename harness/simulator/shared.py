@@ -1,23 +1,29 @@
 """Shared memory of all resident CTAs, with a shadow that remembers who wrote each word and when.
 
-One row of `bytes` for each CTA. A shared address is `rank << 24 | offset`: the shared::cta window of a CTA lies
-in its cluster's shared::cluster window, at the CTA's rank (what `mapa` computes; PTX ISA, "State spaces", and
-CUTLASS's `Sm100MmaPeerBitMask`, which clears bit 24 to reach the even CTA of a pair).
+One row of `bytes` for each CTA. A shared address is `rank << 24 | offset`: the shared::cta window of a CTA
+lies in its cluster's shared::cluster window, at the CTA's rank (what `mapa` computes; PTX ISA, "State
+spaces", and CUTLASS's `Sm100MmaPeerBitMask`, which clears bit 24 to reach the even CTA of a pair).
 
-The shadow catches what hardware is silent about: a read of a word nobody wrote, and a read by the asynchronous
-proxy (TMA, tensor cores) of a word written by ordinary stores without a proxy fence in between (PTX ISA,
-"Async proxy"). A fence covers the writes of its own thread and, behind a barrier, those of the whole CTA before
-that barrier: causality order needs the fence on the path, in whichever thread.
+The shadow catches what hardware is silent about: a read of a word nobody wrote, a read or a store where a
+tile load is under way, and a read by the asynchronous proxy (TMA, tensor cores) of a word written by ordinary
+stores without a proxy fence in between (PTX ISA, "Async proxy"). A fence covers the writes of its own thread
+and, behind a barrier, those of the whole CTA before that barrier: causality order needs the fence on the
+path, in whichever thread.
+
+It remembers words: a store of one byte counts for all four of its word.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
+from harness.simulator.machine_constants import RESERVED_SMEM_BYTES
 
-Array = npt.NDArray[np.integer]
+Array = npt.NDArray[Any]
 RANK_SHIFT = 24
 OFFSET_MASK = (1 << RANK_SHIFT) - 1
 PAGE_WORDS = 64
@@ -26,12 +32,17 @@ CHUNK = np.dtype("V16")
 ASYNC = 0xFFFF
 WRITER_BITS = np.uint64(16)
 
+# States of a page. WORDS: its words' stamps tell everything. LOADED: a tile load wrote all of the page, and
+# nothing has since. MIXED: as LOADED, but where a word has a stamp, that is newer. FILLING: a load comes.
+UNTOUCHED, WORDS, LOADED, MIXED, FILLING = range(5)
+_AFTER_WRITE = np.array([WORDS, WORDS, MIXED, MIXED, FILLING], np.uint8)
+
 
 class SharedMemory:
     """`rows` CTAs of `size` bytes each; `threads` of a CTA may write.
 
-    A word's stamp is `step << 16 | writer` of its last write, 0 when there was none. Whole pages that a tile load
-    fills are only noted in `loaded`: the stamps of their words count again once something else writes there.
+    A word's stamp is `step << 16 | writer` of its last write, 0 when there was none. A tile load that fills
+    whole pages sets their state and leaves their words without stamps.
     """
 
     def __init__(self, rows: int, size: int, threads: int) -> None:
@@ -39,16 +50,15 @@ class SharedMemory:
         self.limit = size
         self.bytes = np.zeros((rows, self.size), np.uint8)
         self.stamps = np.zeros((rows, self.size // 4), np.uint64)
-        self.loaded = np.zeros((rows, self.size // PAGE_BYTES), np.bool_)  # wholly written by the async proxy
-        self.mixed = np.zeros((rows, self.size // PAGE_BYTES), np.bool_)  # ordinary stores have been here since
+        self.state = np.zeros((rows, self.size // PAGE_BYTES), np.uint8)
         self.fenced_at = np.zeros((rows, threads), np.uint64)  # step of a thread's last proxy fence
         self.barrier_at = np.zeros(rows, np.uint64)  # step of the CTA's last barrier
-        self.covered = np.zeros(rows, np.uint64)  # writes before this step are covered by a fence behind a barrier
+        self.covered = np.zeros(rows, np.uint64)  # a fence behind a barrier covers writes before this step
         self.alive = np.ones(rows, np.bool_)
 
-    def index(self, rows: Array, offsets: Array, size: int, active: npt.NDArray[np.bool_] | None) -> Array:
+    def index(self, rows: Array, offsets: Array, size: int, active: Array | None) -> Array:
         """Flat byte positions of `size`-byte accesses at `offsets` of CTAs `rows`, both checked."""
-        wrong = (offsets < 0) | (offsets > self.limit - size)
+        wrong = (offsets < RESERVED_SMEM_BYTES) | (offsets > self.limit - size)
         if size > 1:
             wrong |= (offsets & (size - 1)) != 0
         dead = None if self.alive.all() else ~self.alive[rows]
@@ -56,46 +66,79 @@ class SharedMemory:
             wrong = wrong & active
         if wrong.any():
             offset = int(np.broadcast_to(offsets, wrong.shape)[wrong].flat[0])
-            what = "misaligned" if offset % size else f"outside the CTA's {self.limit} bytes"
-            raise SimulationError(f"shared address {offset:#x}, {size} bytes: {what}")
-        if dead is not None and (dead if active is None else dead & active).any():
-            raise SimulationError("access to the shared memory of a CTA that has exited")
+            own = f"outside the CTA's own bytes, {RESERVED_SMEM_BYTES:#x} to {self.limit:#x}"
+            what = "misaligned" if offset % size else own
+            raise SimulationError(f"shared address {offset:#x}, {size} bytes: {what}", wrong)
+        if dead is not None:
+            late = dead if active is None else dead & active
+            if late.any():
+                raise SimulationError("access to the shared memory of a CTA that has exited", late)
         return rows.astype(np.int64) * self.size + offsets
 
-    def check_initialized(self, words: Array, active: npt.NDArray[np.bool_] | None) -> None:
+    def check_initialized(self, words: Array, active: Array | None) -> None:
         """Raise unless every flat word position has been written."""
-        unwritten = self.stamps.reshape(-1)[words] == 0
+        unwritten: Array = self.stamps.reshape(-1)[words] == 0
         if active is not None:
             unwritten = unwritten & active
         if not unwritten.any():
             return
-        unwritten = unwritten & ~self.loaded.reshape(-1)[words // PAGE_WORDS]
+        state = self.state.reshape(-1)[words // PAGE_WORDS]
+        unwritten = unwritten & (state != LOADED) & (state != MIXED)
         if unwritten.any():
             word = int(np.broadcast_to(words, unwritten.shape)[unwritten].flat[0])
-            raise SimulationError(f"read of shared memory nobody wrote, at {4 * word % self.size:#x}")
+            state = np.broadcast_to(state, unwritten.shape)[unwritten].flat[0]
+            raise SimulationError(
+                f"read of shared memory at {4 * word % self.size:#x}, {_unwritten(state)}", unwritten
+            )
 
     def mark(self, words: Array, writers: Array | int, step: int) -> None:
         """Note ordinary writes of flat word positions by threads of their CTA."""
+        states, pages = self.state.reshape(-1), words // PAGE_WORDS
+        after = _AFTER_WRITE[states[pages]]
+        filling = after == FILLING
+        if filling.any():
+            word = int(np.asarray(words)[filling].flat[0])
+            raise SimulationError(
+                f"store to shared memory at {4 * word % self.size:#x} while a tile load fills it", filling
+            )
+        states[pages] = after
         self.stamps.reshape(-1)[words] = np.uint64(step << 16) | np.asarray(writers, np.uint64)
-        self.mixed.reshape(-1)[words // PAGE_WORDS] = True
+
+    def begin_load(self, rows: Array, offsets: Array, size: int) -> None:
+        """Tile loads of `size` bytes to `offsets` [n] of CTAs `rows` [n] set out.
+
+        Loads of parts of pages are noted only when they arrive (`mark_loaded`).
+        """
+        row, page = self._whole_pages(rows, offsets, size)
+        if row is None:
+            return
+        before = self.state[row, page]
+        if (before == FILLING).any():
+            at = int(page[before == FILLING].flat[0]) * PAGE_BYTES
+            raise SimulationError(f"two tile loads under way to shared memory at {at:#x}")
+        stamped = (before == WORDS) | (before == MIXED)
+        if stamped.any():
+            words = page[stamped, None] * PAGE_WORDS + np.arange(PAGE_WORDS)
+            self.stamps[row[stamped, None], words] = 0
+        self.state[row, page] = FILLING
 
     def mark_loaded(self, rows: Array, offsets: Array, size: int, step: int) -> None:
-        """Note tiles of `size` bytes at `offsets` [n] of CTAs `rows` [n], written by the asynchronous proxy."""
-        pages = (offsets // PAGE_BYTES)[:, None] + np.arange(-(-size // PAGE_BYTES) + 1)
-        whole = (pages * PAGE_BYTES >= offsets[:, None]) & ((pages + 1) * PAGE_BYTES <= offsets[:, None] + size)
-        if whole.sum() * PAGE_BYTES == len(rows) * size:
-            row, page = np.broadcast_to(rows[:, None], pages.shape)[whole], pages[whole]
-            reset = self.mixed[row, page]
-            if reset.any():
-                words = page[reset, None] * PAGE_WORDS + np.arange(PAGE_WORDS)
-                self.stamps[row[reset, None], words] = np.uint64(step << 16 | ASYNC)
-                self.mixed[row[reset], page[reset]] = False
-            self.loaded[row, page] = True
+        """Note tiles of `size` bytes at `offsets` [n] of CTAs `rows` [n], written by the async proxy."""
+        row, page = self._whole_pages(rows, offsets, size)
+        if row is not None:
+            self.state[row, page] = LOADED
             return
         words = offsets[:, None] // 4 + np.arange(size // 4)
         self.stamps[rows[:, None], words] = np.uint64(step << 16 | ASYNC)
-        # Part of a page: its words' stamps must tell, also of those that tile loads wrote before.
-        self.mixed[rows[:, None], words // PAGE_WORDS] = True
+        pages = words // PAGE_WORDS
+        self.state[rows[:, None], pages] = _AFTER_WRITE[self.state[rows[:, None], pages]]
+
+    def _whole_pages(self, rows: Array, offsets: Array, size: int) -> tuple[Any, Array]:
+        """(row, page) of every page of these tiles; row None when they are not made of whole pages."""
+        pages = (offsets // PAGE_BYTES)[:, None] + np.arange(max(1, size // PAGE_BYTES))
+        if size % PAGE_BYTES or (offsets % PAGE_BYTES).any():
+            return None, pages
+        return np.broadcast_to(rows[:, None], pages.shape).reshape(-1), pages.reshape(-1)
 
     def fence(self, rows: Array, threads: Array, step: int) -> None:
         """A proxy fence by threads (flat arrays)."""
@@ -103,21 +146,23 @@ class SharedMemory:
         np.maximum.at(self.covered, rows, self.barrier_at[rows])
 
     def check_async_read(self, rows: Array, words: Array, pages: Array | None = None) -> None:
-        """A read of words [1 or G, n] of CTAs `rows` [G] through the asynchronous proxy; `pages`: theirs, if known."""
+        """A read of words [1 or G, n] of CTAs `rows` [G] by the async proxy; `pages`: theirs, if known."""
         if pages is None:
             pages = np.unique(words // PAGE_WORDS)
-        if self.loaded[rows[:, None], pages].all() and not self.mixed[rows[:, None], pages].any():
+        if (self.state[rows[:, None], pages] == LOADED).all():
             return
         stamps = self.stamps[rows[:, None], words]
-        page = np.broadcast_to(words // PAGE_WORDS, stamps.shape)
-        loaded = self.loaded[rows[:, None], page]
-        unwritten = (stamps == 0) & ~loaded
+        state = self.state[rows[:, None], np.broadcast_to(words // PAGE_WORDS, stamps.shape)]
+        unwritten = (stamps == 0) & (state != LOADED) & (state != MIXED)
         if unwritten.any():
             group, place = np.argwhere(unwritten)[0]
             word = int(np.broadcast_to(words, stamps.shape)[group, place])
-            raise SimulationError(f"asynchronous read of shared memory nobody wrote, at {4 * word:#x}")
+            what = _unwritten(state[group, place])
+            raise SimulationError(
+                f"asynchronous read of shared memory at {4 * word:#x}, {what}", unwritten.any(1)
+            )
         writer = stamps & np.uint64(ASYNC)
-        ordinary = (writer != ASYNC) & (stamps != 0) & self.mixed[rows[:, None], page]
+        ordinary = (writer != ASYNC) & (stamps != 0)
         written = stamps >> WRITER_BITS
         threads = np.where(ordinary, writer, 0).astype(np.int64)
         dirty = ordinary & (self.fenced_at[rows[:, None], threads] < written)
@@ -126,10 +171,17 @@ class SharedMemory:
             group, place = np.argwhere(dirty)[0]
             word = int(np.broadcast_to(words, stamps.shape)[group, place])
             raise SimulationError(
-                f"asynchronous read of shared memory at {4 * word:#x} that thread {int(writer[group, place])} wrote "
-                "without a fence.proxy.async behind it"
+                f"asynchronous read of shared memory at {4 * word:#x} that thread "
+                f"{int(writer[group, place])} wrote without a fence.proxy.async behind it",
+                dirty.any(1),
             )
 
     def chunks(self) -> npt.NDArray[np.void]:
         """The same bytes as 16-byte chunks [rows, size / 16]."""
         return self.bytes.view(CHUNK)
+
+
+def _unwritten(state: Any) -> str:
+    if state == FILLING:
+        return "into which a tile load is still under way"
+    return "which nobody wrote"

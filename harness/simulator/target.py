@@ -1,8 +1,8 @@
-"""What a target's hardware is like, for the simulator's clock: one table per target, each entry with its source.
+"""What a target's hardware is like, for the simulator's clock: one table per target, every entry with source.
 
 `tables/<target>.toml` holds `name = { value = ..., source = "measured | published | guessed: ..." }` in three
-sections: `chip` (sizes and rates), `latency` (cycles until a result can be used, by the beginning of the opcode) and
-`issue` (cycles during which a scheduler can issue nothing else).
+sections: `chip` (sizes and rates), `latency` (cycles until a result can be used, by the beginning of the
+opcode) and `issue` (cycles during which a scheduler can issue nothing else).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Target:
             if entry not in sections.get(section, {}):
                 raise SimulationError(f"{self.name}: no table entry {key!r}")
             sections[section][entry] = value
-        return replace(self, **sections)
+        return replace(self, chip=sections["chip"], latency=sections["latency"], issue=sections["issue"])
 
 
 def _longest(table: dict[str, float], opcode: str) -> float:
@@ -67,7 +67,7 @@ def _longest(table: dict[str, float], opcode: str) -> float:
 @cache
 def target_named(name: str) -> Target:
     """The table of `name`; raises `SimulationError` for a target without one."""
-    # sm_103a differs in nothing that the router uses but its clock and memory, which nobody here has measured.
+    # sm_103a differs in nothing that the router uses but its clock and memory, which nobody has measured.
     path = TABLES / f"{'sm_100a' if name == 'sm_103a' else name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in TABLES.glob("*.toml")))

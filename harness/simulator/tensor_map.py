@@ -5,7 +5,7 @@ The layout is NVIDIA's own and not documented. It was read off the code that ptx
 off the descriptors that the DSL's host code packs inline for tensors of known shape. Words of 32 bits:
 
     0-1      address, 57 bits
-    2        3:0 = 2 (tiled)       6:4 rank - 1           10:7 data type      12:11 interleave
+    2        3:0 = 2 or 0          6:4 rank - 1           10:7 data type      12:11 interleave
              14:13 swizzle span    15 fill with NaN       16 tf32             18:17 L2 promotion
              20:19 swizzle atom    21 the tensor spans 128 KiB or more
     3-6      strides / 16 of dimensions 1 to 4, low 32 bits
@@ -28,7 +28,8 @@ from harness.simulator.errors import SimulationError
 
 BYTES = 128
 _WORDS = struct.Struct("<Q14I")
-_TILED = 2
+# What the DSL's host code writes, and what the driver does (580.159.04 on an H100): a GPU takes both.
+KINDS = (2, 0)
 _ADDRESS_BITS = 57
 SPAN_BYTES = 128 * 1024
 
@@ -126,7 +127,7 @@ class TensorMap:
     """A tiled tensor map of `rank` dimensions, the fastest first; `strides` are those of dimensions 1 and up.
 
     Extents and boxes count elements, strides are in bytes. `l2_promotion` is CUtensorMapL2promotion's number.
-    `spans_128_kib` belongs to the encoding and changes nothing about what is copied.
+    `spans_128_kib` and `kind` belong to the encoding and change nothing about what is copied.
     """
 
     address: int
@@ -140,6 +141,7 @@ class TensorMap:
     l2_promotion: int = 2
     nan_fill: bool = False
     spans_128_kib: bool = True
+    kind: int = KINDS[0]
 
     @property
     def rank(self) -> int:
@@ -165,7 +167,7 @@ def decode(raw: bytes) -> TensorMap:
     if len(raw) != BYTES:
         raise SimulationError(f"a tensor map has {BYTES} bytes, not {len(raw)}")
     address, flags, *words = _WORDS.unpack_from(raw)
-    if flags & 0xF != _TILED or flags >> 22 or address >> _ADDRESS_BITS:
+    if flags & 0xF not in KINDS or flags >> 22 or address >> _ADDRESS_BITS:
         raise SimulationError(f"tensor map of unknown kind: address {address:#x}, flags {flags:#010x}")
     rank = (flags >> 4 & 7) + 1
     high, sizes = words[4], words[10]
@@ -197,6 +199,7 @@ def decode(raw: bytes) -> TensorMap:
         flags >> 17 & 3,
         bool(flags >> 15 & 1),
         bool(flags >> 21 & 1),
+        flags & 0xF,
     )
     check(found)
     return found
@@ -209,7 +212,7 @@ def encode(tensor_map: TensorMap) -> bytes:
     type_bits, tf32 = m.data_type.value[1:]
     span, atom = m.swizzle.value[1:]
     fields = (
-        (_TILED, 0),
+        (m.kind, 0),
         (m.rank - 1, 4),
         (type_bits, 7),
         (int(m.interleave), 11),

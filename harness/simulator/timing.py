@@ -1,9 +1,10 @@
 """Time: what a block costs a warp, and the units that warps share, each with a clock of its own.
 
-A warp's clock advances by each block it runs: by the dependent latencies on its way, or by the cycles its scheduler
-needs to issue for all warps that run the same block, whichever is longer. Waiting on a barrier moves the clock
-to the event that completes it. Asynchronous copies queue at their SM, their GPC, the L2 and the memory; matrix
-products at their SM's tensor cores. Every number comes from the target's table (`harness.simulator.target`).
+A warp's clock advances by each block it runs: by the dependent latencies on its way, or by the cycles its
+scheduler needs to issue for all warps that run the same block, whichever is longer. Waiting on a barrier
+moves the clock to the event that completes it. Asynchronous copies queue at their SM, their GPC, the L2 and
+the memory; matrix products at their SM's tensor cores. Every number comes from the target's table
+(`harness.simulator.target`).
 """
 
 from __future__ import annotations
@@ -76,9 +77,9 @@ def _written(instruction: Instruction) -> list[str]:
 class Units:
     """The chip's shared units during one launch. Clocks are in SM cycles from the CTAs' start.
 
-    Of `clusters` that run at once, `simulated` are in the machine: they get that share of the L2 and the memory.
-    `warm`: every input lies in the L2. `shared`: addresses (first, end) of what all columns of the grid read, the
-    weight; `shared_in_l2`: it lies there already.
+    Of `clusters` that run at once, `simulated` are in the machine: they get that share of the L2 and the
+    memory. `warm`: every input lies in the L2. `shared`: addresses (first, end) of what all columns of the
+    grid read, the weight; `shared_in_l2`: it lies there already.
     """
 
     def __init__(
@@ -129,7 +130,9 @@ class Units:
             cycles = cycles + first * (cost.code_bytes / self.target.chip["instruction_bytes"])
         c.clock = c.clock + cycles
 
-    def load(self, sms: Array, sizes: Array, traffic: Array, times: Array, tiles: list[Any], shared: bool) -> Array:
+    def load(
+        self, sms: Array, sizes: Array, traffic: Array, times: Array, tiles: list[Any], shared: bool
+    ) -> Array:
         """When tile loads issued at `times` into `sms` have arrived.
 
         `sizes`: bytes of each box; `traffic`: those of them that lie in the tensor; `tiles`: what identifies
@@ -181,6 +184,15 @@ class Units:
             self.tensor_free[sm] = start + cycles
             done[index] = start + cycles
         return done + self.target.chip["mma_latency"]
+
+    def occupy_tensor_cores(self, sms: Array, cycles: float, times: Array) -> Array:
+        """When operations of `cycles` each, issued at `times` [G] to the SMs `sms` [G, P] together, end."""
+        ends = np.empty(len(times))
+        for index in np.argsort(times, kind="stable"):
+            both = sms[index]
+            end = max(times[index], *self.tensor_free[both]) + cycles
+            self.tensor_free[both] = ends[index] = end
+        return ends
 
     def mma_macs(self, bits: int) -> float:
         """Products a cycle and SM of operands of `bits` bits."""

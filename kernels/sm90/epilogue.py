@@ -17,17 +17,17 @@ consumers before any of them passes the barrier that precedes the overlay.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Float32, Int32, const_expr
 from cutlass.cutlass_dsl import select_
 
+from kernels.device.peers import load_peer
+from kernels.device.score import activation
+from kernels.device.topk import EMPTY_KEY, TopK, lanes_for, sort_key, write_row
 from kernels.problem import RouterProblem
 from kernels.sm90.config import COUNTERS, SCRATCH_PADDING, SCRATCH_ROWS, WARPGROUP, WGMMA_M, Sm90Config
-from kernels.sm90.score import activation
-from kernels.sm90.topk import EMPTY_KEY, TopK, sort_key
 
 CONSUMER_BARRIER = 1
 WARP = 32
@@ -440,35 +440,3 @@ class RouterEpilogue(Epilogue):
                     else:
                         held[p] = tensor[coordinate]
         return top
-
-
-def lanes_for(lists: int) -> int:
-    """Lanes that merge `lists` lists: the next power of two."""
-    return 1 << (lists - 1).bit_length()
-
-
-def write_row(
-    top: TopK,
-    problem: RouterProblem,
-    weights: cute.Tensor,
-    ids: cute.Tensor,
-    token: Int32,
-    denominator: Float32 | None = None,
-) -> None:
-    """Write one token's ids and weights; `denominator` as in `TopK.weights`."""
-    for p, weight in enumerate(top.weights(problem, denominator)):
-        weights[token, p] = weight
-        ids[token, p] = top.i[p]
-
-
-def load_peer(address: cute.Pointer, tensor: cute.Tensor, coordinate: tuple[Any, ...]) -> Any:
-    """Element `coordinate` of `tensor` where it begins at `address`, in another CTA of the cluster.
-
-    The DSL's own loads stop at shared::cta (4.8.1), hence the PTX.
-    """
-    kind = "f32" if tensor.element_type is Float32 else "b32"
-    return cute.arch.inline_ptx(
-        f"ld.shared::cluster.{kind} {{$w0}}, [{{$r0}}];",
-        write_only_types=[tensor.element_type],
-        read_only_args=[address + cute.crd2idx(coordinate, tensor.layout)],
-    )

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kernels.family import KernelFamily, ParamValue, Rule
+from kernels.family import KernelFamily, ParamValue, Rule, shared_sources
 from kernels.problem import RouterProblem
 from kernels.sm90 import config as space
 from kernels.sm90.config import Sm90Config, TwoKernelConfig
 
 _HERE = Path(__file__).parent
-_SOURCES = ("config.py", "epilogue.py", "gate.py", "gemm.py", "launch.py", "score.py", "topk.py")
+_SOURCES = ("config.py", "epilogue.py", "gemm.py", "launch.py")
 
 
 class _Sm90Family(KernelFamily):
@@ -32,7 +32,7 @@ class _Sm90Family(KernelFamily):
         return next((reason for reason in reasons if reason is not None), None)
 
     def source_files(self) -> tuple[Path, ...]:
-        return (_HERE.parent / "problem.py", *(_HERE / name for name in _SOURCES))
+        return (*shared_sources(), *(_HERE / name for name in _SOURCES))
 
 
 class FusedSm90(_Sm90Family):

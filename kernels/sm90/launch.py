@@ -12,10 +12,10 @@ import cutlass.cute as cute
 from cutlass import BFloat16, Float32, Int32
 from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream
 
+from kernels.device.gate import GateKernel
 from kernels.problem import RouterProblem
 from kernels.sm90.config import Sm90Config
 from kernels.sm90.epilogue import LogitsEpilogue
-from kernels.sm90.gate import GateKernel
 from kernels.sm90.gemm import Sm90RouterGemm
 
 TMA_ALIGNMENT = 16

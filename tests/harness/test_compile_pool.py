@@ -13,7 +13,7 @@ from harness.cache import ArtifactCache
 from harness.compile import CUBIN, PTX
 from harness.compile_pool import CompilePool, CompileResult
 from harness.record import Outcome, Resources
-from harness.resources import read_resources, with_dynamic_smem
+from harness.resources import read_resources, with_dynamic_smem, with_tensor_memory
 from harness.toolchain import ToolchainError
 from kernels.problem import RouterProblem
 from tests.harness.tiny_family import LOCAL_FLOATS, PROBLEM, TARGET, TinyConfig, TinyFamily
@@ -134,3 +134,15 @@ def test_dynamic_shared_memory_goes_to_the_kernel_whose_launch_asks_for_it() -> 
     kernels = (Resources("gate", 40, 0, 1024), Resources("gemm", 240, 0, 1024))
     found = with_dynamic_smem(kernels, launch(1, 173056, "gemm") + launch(2, 0, "gate"))
     assert [(kernel.kernel, kernel.dynamic_smem_bytes) for kernel in found] == [("gate", 0), ("gemm", 173056)]
+
+
+def test_tensor_memory_goes_to_the_kernel_that_allocates_it() -> None:
+    ptx = (
+        ".visible .entry gate()\n{ ret; }\n.visible .entry gemm()\n{\nmov.b32 \t%r7, 256;\n"
+        "tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 \t[%r1], %r7;\n}"
+    )
+    kernels = (Resources("gate", 40, 0, 0), Resources("gemm", 80, 0, 0))
+    found = with_tensor_memory(kernels, ptx)
+    assert [(kernel.kernel, kernel.tmem_columns) for kernel in found] == [("gate", 0), ("gemm", 256)]
+    with pytest.raises(ValueError, match="%r7 of a tensor-memory allocation is not a constant"):
+        with_tensor_memory(kernels, ptx.replace("mov.b32", "add.u32"))

@@ -16,7 +16,7 @@ from tests.harness.standin import PROBLEM, StandinConfig, StandinPool, StandinRu
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 3.5])
 def test_a_check_survives_json(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     found = CheckResult(False, (CaseResult("ties", 1, 0, False, 1, value, value, "wrong"),))
-    monkeypatch.setattr(check, "check_router", lambda *arguments: found)
+    monkeypatch.setattr(check, "check_router", lambda *arguments, **options: found)
     result = StandinRunner().check(Candidate(print, PROBLEM, lambda m: 1), seed=0)
     assert msgspec.json.decode(msgspec.json.encode(result), type=CheckResult) == result
     assert result.cases[0].worst_margin_ratio >= 3.5

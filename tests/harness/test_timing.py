@@ -10,6 +10,7 @@ from harness import timing
 from harness.executor import MeasurePlan
 from harness.record import Conditions, Rates, Timing
 from harness.timing import Attempt
+from kernels.family import OperandFormat
 from kernels.problem import preset
 
 PROBLEM = preset("deepseek-v4-pro")
@@ -22,6 +23,11 @@ def test_bytes_and_flops_of_the_default_problem() -> None:
     # A 16384 x 7168 x 2, B 384 x 7168 x 2, bias 384 x 4, outputs 16384 x 6 x 8 bytes.
     assert timing.bytes_moved(PROBLEM, 16384) == 234_881_024 + 5_505_024 + 1_536 + 786_432
     assert timing.flops(PROBLEM, 16384) == 2 * 16384 * 384 * 7168
+
+
+def test_nvfp4_moves_nine_sixteenths_of_a_byte_an_element() -> None:
+    # (1024 + 384) x 7168 x (1/2 + 1/16), bias 384 x 4.
+    assert timing.input_bytes(PROBLEM, 1024, OperandFormat.NVFP4) == 5_677_056 + 1_536
 
 
 def test_the_floor_is_the_larger_of_both() -> None:

@@ -14,14 +14,14 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32
 from cutlass.cutlass_dsl import select_
 
+from kernels.device.score import activation
+from kernels.device.topk import EMPTY_KEY, TopK, sort_key
 from kernels.problem import RouterProblem
 from kernels.sm90 import epilogue as router
 from kernels.sm90.config import Sm90Config
 from kernels.sm90.epilogue import Outputs, Place, RouterEpilogue
 from kernels.sm90.gemm import Sm90RouterGemm
 from kernels.sm90.launch import compile_gemm
-from kernels.sm90.score import activation
-from kernels.sm90.topk import EMPTY_KEY, TopK, sort_key
 
 
 def taking(change: Callable[..., tuple[Any, ...]]) -> type[RouterEpilogue]:

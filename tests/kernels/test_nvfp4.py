@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.nvfp4 import (
-    BLOCK,
     E2M1_VALUES,
     Nvfp4Tensor,
     decode_e2m1,
@@ -22,10 +21,10 @@ from kernels.nvfp4 import (
     quantize_activation_nvfp4,
     quantize_to_nvfp4,
     swizzle_scales,
-    swizzled_shape,
     unpack_e2m1,
     unswizzle_scales,
 )
+from kernels.nvfp4_layout import BLOCK, swizzled_shape
 
 CODES = torch.arange(16, dtype=torch.uint8)
 E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)

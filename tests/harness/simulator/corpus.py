@@ -14,6 +14,7 @@ from typing import Any
 from harness.artifact import ENTRY, LAUNCHER
 from harness.compile import CUBIN, PTX, link, prepare_process
 from tests.harness.simulator.gemm_params import GEMMS
+from tests.harness.simulator.routers import ROUTERS, compile_router
 from tests.harness.simulator.tiny_kernels import BLACKWELL, TINY_KERNELS
 
 HOST_OBJECT = "launch.o"
@@ -22,13 +23,15 @@ HOST_OBJECT = "launch.o"
 def names_of(target: str) -> list[str]:
     """All kernels of the corpus that exist for `target`."""
     tiny = [name for name, kernel in TINY_KERNELS.items() if target in kernel.targets]
-    return tiny + (list(GEMMS) if target == BLACKWELL else [])
+    return tiny + list(GEMMS if target == BLACKWELL else ROUTERS)
 
 
 def compile_named(name: str) -> Any:
     """The compiled function of one kernel, for the target this process compiles for."""
     if name in TINY_KERNELS:
         return TINY_KERNELS[name].compile()
+    if name in ROUTERS:
+        return compile_router(name)
     from tests.harness.simulator.gemm_compile import compile_gemm
 
     return compile_gemm(GEMMS[name])

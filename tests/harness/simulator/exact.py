@@ -13,6 +13,8 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from tests.harness.simulator.spellings import SPECIAL_F32
+
 NAN = 0x7FFFFFFF
 
 
@@ -53,11 +55,6 @@ def f32_bits(value: float) -> int:
 
 def f32_value(bits: int) -> float:
     return float(struct.unpack("<f", struct.pack("<I", bits))[0])
-
-
-_ZEROS_AND_SUBNORMALS = (0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF)
-_NORMAL = (0x00800000, 0x3F800000, 0xBF800000, 0x33800000, 0x4B800000, 0x7F7FFFFF, 0xFF7FFFFF)
-SPECIAL_F32 = (*_ZEROS_AND_SUBNORMALS, *_NORMAL, 0x7F800000, 0xFF800000, 0x7FC00000, 0xFF800001)
 
 
 def f32_operands() -> st.SearchStrategy[int]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -43,17 +41,6 @@ FEATURES = {
     "tma_load_f32_64_multicast_4": ("cp.async.bulk.tensor.2d", ".multicast::cluster"),
     "tma_store_f16_64": ("cp.async.bulk.tensor.2d.global.shared::cta", "cp.async.bulk.wait_group"),
 }
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The corpus of both targets, compiled in two processes."""
-    folders = {target: tmp_path_factory.mktemp(target) for target in (HOPPER, BLACKWELL)}
-    for target, folder in folders.items():
-        command = [sys.executable, "-m", "tests.harness.simulator.corpus", target, str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-    return folders
 
 
 @pytest.mark.compiles

@@ -13,10 +13,9 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32
 from cutlass.cutlass_dsl import select_
 
+from kernels.device.score import activation
+from kernels.device.topk import TopK, sort_key, write_row
 from kernels.problem import RouterProblem, Score
-from kernels.sm90.epilogue import write_row
-from kernels.sm90.score import activation
-from kernels.sm90.topk import TopK, sort_key
 
 WARP = 32
 

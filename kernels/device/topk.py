@@ -40,11 +40,15 @@ class TopK:
     def empty(cls, k: int) -> TopK:
         """k empty slots, which every candidate beats."""
         top = cls(*(cute.make_rmem_tensor((k,), dtype) for dtype in (Float32, Int32, Float32)))
-        for p in range(k):
-            top.s[p] = Float32(EMPTY_KEY)
-            top.i[p] = Int32(EMPTY_ID)
-            top.a[p] = Float32(0.0)
+        top.clear()
         return top
+
+    def clear(self) -> None:
+        """Empty every slot."""
+        for p in range(self.k):
+            self.s[p] = Float32(EMPTY_KEY)
+            self.i[p] = Int32(EMPTY_ID)
+            self.a[p] = Float32(0.0)
 
     @property
     def k(self) -> int:
@@ -96,11 +100,32 @@ class TopK:
             # The largest logit is the first, since softmax has no bias.
             values = [cute.math.exp(value - values[0]) for value in values]
         if problem.renorm:
-            denominator = values[0]
+            total = values[0]
             for value in values[1:]:
-                denominator = denominator + value
-        if denominator is not None:
-            is_zero = denominator == 0.0
-            divisor = select_(is_zero, Float32(1.0), denominator)
+                total = total + value
+            is_zero = total == 0.0
+            divisor = select_(is_zero, Float32(1.0), total)
             values = [select_(is_zero, Float32(0.0), value / divisor) for value in values]
+        elif denominator is not None:
+            # It is 0 only where every logit is NaN, and then so is every weight.
+            values = [value / denominator for value in values]
         return [value * problem.routed_scale for value in values]
+
+
+def lanes_for(lists: int) -> int:
+    """Lanes that merge `lists` lists: the next power of two."""
+    return 1 << (lists - 1).bit_length()
+
+
+def write_row(
+    top: TopK,
+    problem: RouterProblem,
+    weights: cute.Tensor,
+    ids: cute.Tensor,
+    token: Int32,
+    denominator: Float32 | None = None,
+) -> None:
+    """Write one token's ids and weights; `denominator` as in `TopK.weights`."""
+    for p, weight in enumerate(top.weights(problem, denominator)):
+        weights[token, p] = weight
+        ids[token, p] = top.i[p]

@@ -1,0 +1,63 @@
+"""What matrix products in flight still read: shared memory that nothing may write until they are waited for.
+
+A `wgmma` reads its operands at any time between its issue and the `wgmma.wait_group` that retires its group
+(PTX ISA, "Asynchronous warpgroup level matrix instructions"). A stage handed back too early is therefore a
+race, also where the copies happen to come later. Pages of 256 bytes are what is remembered.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulator.errors import SimulationError
+
+Array = npt.NDArray[Any]
+PAGE_BYTES = 256
+WARPS = 4
+
+
+class OperandReads:
+    """For each warpgroup of `rows` CTAs, the number of the last group that reads each page."""
+
+    def __init__(self, rows: int, warps_per_cta: int, shared_bytes: int) -> None:
+        self.groups_per_row = -(-warps_per_cta // WARPS)
+        count = rows * self.groups_per_row
+        self.committed = np.zeros(count, np.int64)
+        self.retired = np.zeros(count, np.int64)
+        self._pages = shared_bytes // PAGE_BYTES
+        # Warpgroups that never multiply need no pages: the array is made by the first that does.
+        self._last = np.zeros((0, 0), np.int32)
+
+    def note(self, warpgroups: Array, pages: Array) -> None:
+        """The open group of `warpgroups` [G] reads `pages` [1 or G, p]."""
+        if not self._last.size:
+            self._last = np.zeros((len(self.committed), self._pages), np.int32)
+        self._last[warpgroups[:, None], pages] = self.committed[warpgroups, None] + 1
+
+    def commit(self, warpgroups: Array) -> None:
+        """The open group ends."""
+        self.committed[warpgroups] += 1
+
+    def retire(self, warpgroups: Array, allowed: int) -> None:
+        """All but the latest `allowed` groups have been waited for."""
+        done = self.committed[warpgroups] - allowed
+        self.retired[warpgroups] = np.maximum(self.retired[warpgroups], done)
+
+    def check_write(self, rows: Array, offsets: Array, size: int, who: str) -> None:
+        """Raise where `size` bytes at `offsets` [n] of CTAs `rows` [n] are still being read."""
+        if not self._last.size:
+            return
+        pages = offsets[:, None] // PAGE_BYTES + np.arange(-(-size // PAGE_BYTES))
+        for number in range(self.groups_per_row):
+            group = rows * self.groups_per_row + number
+            reading = (self._last[group[:, None], pages] > self.retired[group, None]).any(1)
+            if reading.any():
+                place = int(offsets[reading][0])
+                raise SimulationError(
+                    f"{who} of {size} bytes to shared memory at {place:#x}, which a wgmma of warpgroup "
+                    f"{number} still reads: its wgmma.wait_group has to come first",
+                    reading,
+                )

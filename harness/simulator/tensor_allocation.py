@@ -1,0 +1,117 @@
+"""Who holds which columns of tensor memory: `tcgen05.alloc`, `.dealloc` and `.relinquish_alloc_permit`.
+
+PTX ISA, "Tensor Memory Allocation" and "tcgen05.alloc, dealloc, relinquish_alloc_permit": a power of two of
+columns, at least 32; the CTAs of an SM share its 512 columns, and an allocation blocks while they are not
+free; a pair of CTAs allocates together and gets the same columns; everything is freed before the CTA exits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulator.errors import SimulationError
+from harness.simulator.tensor_memory import COLUMNS
+
+Array = npt.NDArray[Any]
+LEAST = 32
+
+
+def checked_size(columns: int) -> int:
+    """The size of an allocation; raises for one that does not exist."""
+    if columns < LEAST or columns > COLUMNS or columns & (columns - 1):
+        raise SimulationError(
+            f"an allocation of {columns} columns of tensor memory: "
+            f"want a power of two from {LEAST} to {COLUMNS}"
+        )
+    return columns
+
+
+class Allocations:
+    """`held` bool [rows, 512]: the columns each CTA has; `sm_of_row` says which CTAs share an SM's."""
+
+    def __init__(self, sm_of_row: Array) -> None:
+        rows = len(sm_of_row)
+        _, self._sm = np.unique(sm_of_row, return_inverse=True)
+        self._taken = np.zeros((rows, COLUMNS), np.bool_)  # by SM
+        self.held = np.zeros((rows, COLUMNS), np.bool_)
+        self._sizes: dict[tuple[int, int], int] = {}
+        self._relinquished = np.zeros(rows, np.bool_)
+        self._asked: dict[int, int] = {}
+        self._granted: dict[int, int] = {}
+
+    def ask(self, row: int, columns: int) -> None:
+        """A CTA wants columns; raises when it could never get them."""
+        checked_size(columns)
+        if self._relinquished[row]:
+            raise SimulationError("tcgen05.alloc after tcgen05.relinquish_alloc_permit")
+        own = int(self.held[row].sum())
+        if own + columns > COLUMNS:
+            raise SimulationError(
+                f"an allocation of {columns} columns of tensor memory by a CTA that holds {own} of {COLUMNS}"
+            )
+        if row in self._asked:
+            raise SimulationError("two warps of a CTA allocate tensor memory at the same time")
+        self._asked[row] = columns
+
+    def grant(self, rows: tuple[int, ...]) -> None:
+        """Give the CTAs `rows`, which allocate together, what they want if all have asked and it is free."""
+        if not all(row in self._asked for row in rows):
+            return
+        sizes = {self._asked[row] for row in rows}
+        if len(sizes) > 1:
+            raise SimulationError(f"the CTAs of a pair allocate {sizes} columns of tensor memory")
+        (columns,) = sizes
+        taken = np.logical_or.reduce([self._taken[self._sm[row]] for row in rows])
+        for first in range(0, COLUMNS - columns + 1, LEAST):
+            if not taken[first : first + columns].any():
+                for row in rows:
+                    del self._asked[row]
+                    self._granted[row] = first
+                    self._sizes[row, first] = columns
+                    self._taken[self._sm[row], first : first + columns] = True
+                    self.held[row, first : first + columns] = True
+                return
+
+    def collect(self, row: int) -> int | None:
+        """The first column of what was granted to a CTA and not collected yet."""
+        return self._granted.pop(row, None)
+
+    def free(self, row: int, first: int, columns: int) -> None:
+        checked_size(columns)
+        size = self._sizes.pop((row, first), None)
+        if size != columns:
+            what = "nothing is allocated there" if size is None else f"the allocation there has {size}"
+            raise SimulationError(f"tcgen05.dealloc of {columns} columns from column {first}: {what}")
+        self._taken[self._sm[row], first : first + columns] = False
+        self.held[row, first : first + columns] = False
+
+    def relinquish(self, rows: Array) -> None:
+        self._relinquished[rows] = True
+
+    def check(self, rows: Array, first: Array, columns: int) -> None:
+        """Raise unless each CTA of `rows` [G] holds `columns` columns from `first` [G] on."""
+        if (first == first[0]).all():
+            start = int(first[0])
+            held = self.held[rows, start : start + columns]
+        else:
+            held = self.held[rows[:, None], np.minimum(first[:, None] + np.arange(columns), COLUMNS - 1)]
+        if (first + columns > COLUMNS).any() or not held.all():
+            bad = int(np.flatnonzero((first + columns > COLUMNS) | ~held.all(1))[0])
+            start = int(first[bad])
+            raise SimulationError(
+                f"columns {start} to {start + columns - 1} of tensor memory are not allocated"
+            )
+
+    def check_exit(self, rows: Array) -> None:
+        """CTAs of `rows` exit: they may hold nothing."""
+        kept = self.held[rows].sum(1)
+        if kept.any():
+            raise SimulationError(f"a CTA exits with {int(kept.max())} columns of tensor memory allocated")
+
+    def waits_for(self, row: int) -> str:
+        """What a blocked allocation of a CTA waits for."""
+        free = COLUMNS - int(self._taken[self._sm[row]].sum())
+        return f"{self._asked.get(row, 0)} columns of tensor memory ({free} are free on its SM)"

@@ -1,0 +1,141 @@
+"""What the public wrapper hands to a launch: operands, alpha and bias, checked or made from the caller's."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from kernels.linear import Nvfp4Linear
+from kernels.nvfp4 import Nvfp4Tensor, dequantize_exact_bf16, global_alpha, quantize_activation_nvfp4
+from kernels.nvfp4_layout import BLOCK, swizzled_shape
+from kernels.problem import RouterProblem
+
+ALIGNMENT_BYTES = 16  # TMA's: of a tensor's first byte and of its row stride
+
+
+def nvfp4_operands(
+    activations: torch.Tensor | Nvfp4Tensor,
+    weight: torch.Tensor | Nvfp4Linear,
+    problem: RouterProblem,
+    quantize: bool,
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """A and B as bytes, with those of their scales, and alpha [1] fp32, which undoes both global scales."""
+    if not isinstance(weight, Nvfp4Linear):
+        raise ValueError(f"weight of {weight.dtype}: this GPU's kernels multiply NVFP4, pass an Nvfp4Linear")
+    b = weight.quantized()
+    device = b.packed.device
+    packed_columns = problem.hidden // 2
+    require(b.packed, "the layer's weight", (problem.experts, packed_columns), torch.uint8, device)
+    if isinstance(activations, Nvfp4Tensor):
+        a = activations
+    else:
+        _require_activations(activations, problem, device)
+        if not quantize:
+            raise ValueError(
+                "quantize_activations = False: this GPU's kernels multiply NVFP4, leave it at True"
+            )
+        a = quantize_activation_nvfp4(activations) if len(activations) else _no_tokens(problem, device)
+    require(a.packed, "quantized activations", (a.shape[0], packed_columns), torch.uint8, device)
+    return (*a.as_bytes(), *b.as_bytes()), global_alpha(a.global_scale, b.global_scale)
+
+
+def _no_tokens(problem: RouterProblem, device: torch.device) -> Nvfp4Tensor:
+    """Activations of no token, which cannot be quantized: they have no largest magnitude."""
+    columns = swizzled_shape(0, problem.hidden // BLOCK)
+    return Nvfp4Tensor(
+        torch.empty(0, problem.hidden // 2, dtype=torch.uint8, device=device),
+        torch.empty(columns, dtype=torch.float8_e4m3fn, device=device),
+        torch.ones((), device=device),
+    )
+
+
+def bf16_operands(
+    activations: torch.Tensor | Nvfp4Tensor,
+    weight: torch.Tensor | Nvfp4Linear,
+    problem: RouterProblem,
+    quantize: bool,
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """A and B in bf16, NVFP4 ones dequantized exactly, and alpha [1] fp32, which undoes global scales."""
+    b, b_scale = _weight_operand(weight, problem)
+    a, alpha = _activation_operand(activations, b_scale, problem, b.device, quantize)
+    return (a, b), alpha
+
+
+def _require_activations(activations: torch.Tensor, problem: RouterProblem, device: torch.device) -> None:
+    if activations.ndim != 2:
+        raise ValueError(f"activations of shape {tuple(activations.shape)}: must be [M, {problem.hidden}]")
+    shape = (activations.shape[0], problem.hidden)
+    require(activations, "activations", shape, torch.bfloat16, device)
+
+
+def _weight_operand(
+    weight: torch.Tensor | Nvfp4Linear, problem: RouterProblem
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """B [E, K] in bf16, and its global scale where it is an NVFP4 weight's exact dequantization."""
+    shape = (problem.experts, problem.hidden)
+    if isinstance(weight, Nvfp4Linear):
+        b, global_scale = weight.dequantized_bf16(), weight.quantized().global_scale
+        require(b, "the layer's weight", shape, torch.bfloat16, b.device)
+        return b, global_scale
+    require(weight, "weight", shape, torch.bfloat16, weight.device)
+    return weight, None
+
+
+def _activation_operand(
+    activations: torch.Tensor | Nvfp4Tensor,
+    b_scale: torch.Tensor | None,
+    problem: RouterProblem,
+    device: torch.device,
+    quantize: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A [M, K] in bf16, and alpha [1] fp32, which undoes the global scales of both operands."""
+    if not isinstance(activations, Nvfp4Tensor):
+        _require_activations(activations, problem, device)
+        if len(activations) > 0 and b_scale is not None and quantize:
+            activations = quantize_activation_nvfp4(activations)
+    m = activations.shape[0]
+    scales = [] if b_scale is None else [b_scale]
+    if isinstance(activations, Nvfp4Tensor):
+        scales.append(activations.global_scale)
+        activations = dequantize_exact_bf16(activations)
+        require(activations, "quantized activations", (m, problem.hidden), torch.bfloat16, device)
+    return activations, global_alpha(*scales) if scales else _constant(1, 1.0, device)
+
+
+def bias_operand(bias: torch.Tensor | None, problem: RouterProblem, device: torch.device) -> torch.Tensor:
+    if not problem.bias:
+        if bias is not None:
+            raise ValueError(f"{problem.name} has no selection bias: leave bias out")
+        return _constant(problem.experts, 0.0, device)
+    if bias is None:
+        raise ValueError(f"{problem.name} selects with a bias: pass bias, [{problem.experts}] fp32")
+    require(bias, "bias", (problem.experts,), torch.float32, device)
+    return bias
+
+
+def _constant(elements: int, value: float, device: torch.device) -> torch.Tensor:
+    """A tensor [elements] fp32 of `value`, kept; made anew in a capture, whose memory only replays fill."""
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return (_kept_constant.__wrapped__ if capturing else _kept_constant)(elements, value, device)
+
+
+@cache
+def _kept_constant(elements: int, value: float, device: torch.device) -> torch.Tensor:
+    return torch.full((elements,), value, dtype=torch.float32, device=device)
+
+
+def require(
+    tensor: torch.Tensor, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    """Raise `ValueError` unless `tensor` is what the kernel can read where it lies."""
+    if tensor.device != device:
+        raise ValueError(f"{name} on {tensor.device}, the weight on {device}: move one of them")
+    if tensor.dtype != dtype:
+        raise ValueError(f"{name} of {tensor.dtype}: must be {dtype}")
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)}: must be {shape}")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} with strides {tensor.stride()}: must be contiguous, call .contiguous()")
+    if dtype in (torch.bfloat16, torch.uint8) and tensor.data_ptr() % ALIGNMENT_BYTES:
+        raise ValueError(f"{name} begins off a {ALIGNMENT_BYTES}-byte boundary: clone it")

@@ -1,0 +1,97 @@
+"""Compiling the Blackwell kernels behind the launch signature of `kernels.family`, with M dynamic.
+
+The functions are compiled with TVM FFI, so that they take torch tensors directly, run on the caller's current
+stream, and check dtypes, shapes, strides and alignment of what they are given before they launch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cutlass.cute as cute
+from cutlass import Float32, Int32, Uint8
+from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream
+
+from kernels.device.gate import GateKernel
+from kernels.nvfp4_layout import BLOCK, swizzled_shape
+from kernels.problem import RouterProblem
+from kernels.sm100.config import Sm100Config
+from kernels.sm100.epilogue import LogitsEpilogue
+from kernels.sm100.gemm import Sm100RouterGemm
+
+TMA_ALIGNMENT = 16
+WORKSPACE_ALIGNMENT = 16  # logits are stored four at a time
+
+
+def _compile(launch: Any, problem: RouterProblem) -> Any:
+    m = cute.sym_int32()
+    row_major = (1, 0)
+
+    def tensor(dtype: Any, shape: tuple[Any, ...], align: int) -> Any:
+        order = row_major if len(shape) == 2 else (0,)
+        return make_fake_compact_tensor(dtype, shape, stride_order=order, assumed_align=align)
+
+    packed = problem.hidden // 2
+    b_scale_rows, scale_columns = swizzled_shape(problem.experts, problem.hidden // BLOCK)
+    return cute.compile(
+        launch,
+        tensor(Uint8, (m, packed), TMA_ALIGNMENT),
+        tensor(Uint8, (cute.sym_int32(), scale_columns), TMA_ALIGNMENT),
+        tensor(Uint8, (problem.experts, packed), TMA_ALIGNMENT),
+        tensor(Uint8, (b_scale_rows, scale_columns), TMA_ALIGNMENT),
+        tensor(Float32, (problem.experts,), 4),
+        tensor(Float32, (1,), 4),
+        tensor(Float32, (cute.sym_int32(),), WORKSPACE_ALIGNMENT),
+        tensor(Float32, (m, problem.top_k), 4),
+        tensor(Int32, (m, problem.top_k), 4),
+        make_fake_stream(use_tvm_ffi_env_stream=True),
+        options="--enable-tvm-ffi",
+    )
+
+
+def compile_fused(problem: RouterProblem, config: Sm100Config) -> Any:
+    """The fused router as `launch(a, a_scale, b, b_scale, bias, alpha, workspace, weights, ids)`."""
+    kernel = Sm100RouterGemm(problem, config)
+
+    @cute.jit
+    def launch(
+        a: cute.Tensor,
+        a_scale: cute.Tensor,
+        b: cute.Tensor,
+        b_scale: cute.Tensor,
+        bias: cute.Tensor,
+        alpha: cute.Tensor,
+        workspace: cute.Tensor,
+        weights: cute.Tensor,
+        ids: cute.Tensor,
+        stream: Any,
+    ) -> None:
+        kernel(a, a_scale, b, b_scale, bias, alpha, workspace, weights, ids, stream)
+
+    return _compile(launch, problem)
+
+
+def compile_two_kernel(problem: RouterProblem, config: Sm100Config, gate_warps: int) -> Any:
+    """The GEMM that writes fp32 logits [M, E] to the workspace, then the gate kernel, as one `launch`."""
+    gemm = Sm100RouterGemm(problem, config, LogitsEpilogue)
+    gate = GateKernel(problem, gate_warps)
+
+    @cute.jit
+    def launch(
+        a: cute.Tensor,
+        a_scale: cute.Tensor,
+        b: cute.Tensor,
+        b_scale: cute.Tensor,
+        bias: cute.Tensor,
+        alpha: cute.Tensor,
+        workspace: cute.Tensor,
+        weights: cute.Tensor,
+        ids: cute.Tensor,
+        stream: Any,
+    ) -> None:
+        shape = (weights.shape[0], problem.experts)
+        logits = cute.make_tensor(workspace.iterator, cute.make_layout(shape, stride=(problem.experts, 1)))
+        gemm(a, a_scale, b, b_scale, bias, alpha, workspace, logits, ids, stream)
+        gate(logits, bias, weights, ids, stream)
+
+    return _compile(launch, problem)

@@ -1,0 +1,253 @@
+"""How far the simulator agrees with a GPU: the same artifacts, run and timed on both.
+
+    python -m sweeps.agreement pack FOLDER                                  # here: compile a sample, pack it
+    python3 FOLDER/measure.py --out records.jsonl --outputs outputs.npz     # on the GPU host
+    python -m sweeps.agreement compare records.jsonl outputs.npz --output agreement.json         # here again
+
+`compare` runs every artifact in the simulator on the GPU's inputs and models its time at every measured M.
+Every other config of the sample may serve for calibration: the figures are given for both halves.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import numpy as np
+from scipy.stats import spearmanr
+
+from harness.cache import ArtifactCache
+from harness.compile import compile_cached
+from harness.executor import MeasurePlan
+from harness.oneline import one_line
+from harness.pack import write_pack
+from harness.pack_outputs import answer, digest, inputs_at
+from harness.provenance import provenance
+from harness.record import TrialRecord
+from harness.records import read_records
+from harness.runner import Candidate
+from harness.simulator.model import Model
+from harness.simulator.run import Program
+from harness.simulator.runner import unread_arguments
+from kernels.families import family
+from kernels.family import ParamValue
+from kernels.problem import preset
+from sweeps.space import Space
+
+SCHEMA = "routertune.agreement/1"
+SAMPLE_SEED = 11
+TIMED_M = (64, 1024, 8192)
+FP32_ULPS = 64  # of a weight: scores, a sum of k of them, a division and a factor, in another order
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One router's answers on both machines at one M."""
+
+    m: int
+    ids_differ: int  # entries whose expert differs
+    worst_weight_error: float  # relative to the GPU's weight, where the ids are equal
+    seconds: float  # of CPU time, in the simulator
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Microseconds of one router at one M, inputs cold."""
+
+    m: int
+    measured_us: float
+    modelled_us: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One config on both machines; `calibrates`: it may have been used to choose the table's values."""
+
+    config: dict[str, ParamValue]
+    calibrates: bool
+    answers: tuple[Answered, ...]
+    times: tuple[Timed, ...]
+    model_seconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Everything that was compared."""
+
+    problem: str
+    target: str
+    device: str
+    provenance: dict[str, Any]
+    configs: tuple[Compared, ...]
+    schema: str = SCHEMA
+
+
+def sample(space: Space, count: int, seed: int) -> list[dict[str, ParamValue]]:
+    """`count` legal configs, every choice of every parameter among them as early as possible.
+
+    A uniform draw would hardly meet rare choices: of each 64 drawn, the one whose choices are rarest so far.
+    """
+    rng = np.random.default_rng(seed)
+    seen: dict[tuple[str, ParamValue], int] = {}
+    chosen: list[dict[str, ParamValue]] = []
+    while len(chosen) < min(count, len(space)):
+        drawn = [space.params(int(index)) for index in rng.integers(len(space), size=64)]
+        fresh = [params for params in drawn if params not in chosen]
+        if not fresh:
+            continue
+        best = min(fresh, key=lambda params: sum(min(seen.get(item, 0), 8) for item in params.items()))
+        chosen.append(best)
+        for item in best.items():
+            seen[item] = seen.get(item, 0) + 1
+    return chosen
+
+
+@click.group()
+def main() -> None:
+    """Compare the simulator with a GPU."""
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--problem", default="deepseek-v4-pro", show_default=True)
+@click.option("--configs", default=56, show_default=True, help="how many configs to sample")
+@click.option("--also", type=click.Path(exists=True, path_type=Path), help="JSON list of configs to add")
+def pack(folder: Path, problem: str, configs: int, also: Path | None) -> None:
+    """Compile a sample of the Hopper space and pack it."""
+    kernels, target = family("fused_sm90"), "sm_90a"
+    space = Space(kernels, preset(problem), target)
+    wanted = sample(space, configs, SAMPLE_SEED)
+    wanted += [params for params in (json.loads(also.read_text()) if also else []) if params not in wanted]
+    artifacts = []
+    for params in wanted:
+        result = compile_cached(
+            ArtifactCache().root, kernels, preset(problem), kernels.config(params), target
+        )
+        if result.artifact is None:
+            click.echo(f"left out, {result.reason}: {params}", err=True)
+            continue
+        artifacts.append(result.artifact)
+    summary = write_pack(folder, artifacts, MeasurePlan(m_values=TIMED_M))
+    click.echo(f"{summary.artifacts} artifacts, {summary.size_bytes / 2**20:.0f} MiB in {summary.folder}")
+
+
+@main.command()
+@click.argument("records", type=click.Path(exists=True, path_type=Path))
+@click.argument("outputs", type=click.Path(exists=True, path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), required=True)
+@click.option("--answers/--no-answers", default=True, help="run the routers, not only the model")
+def compare(records: Path, outputs: Path, output: Path, answers: bool) -> None:
+    """Run a measured pack's artifacts in the simulator and write what differs."""
+    found = [record for record in read_records(records) if record.measurements]
+    gpu = np.load(outputs, allow_pickle=False)
+    compared = []
+    for place, record in enumerate(found):
+        compared.append(_compare(record, gpu, calibrates=place % 2 == 0, run=answers))
+        click.echo(f"[{place + 1}/{len(found)}] {_line(compared[-1])}")
+    device = found[0].device
+    agreement = Agreement(
+        str(found[0].problem["name"]),
+        found[0].target,
+        device.name if device else "",
+        asdict(provenance()),
+        tuple(compared),
+    )
+    output.write_bytes(msgspec.json.format(msgspec.json.encode(agreement)))
+    for line in summary_lines(agreement):
+        click.echo(line)
+
+
+def _compare(record: TrialRecord, gpu: Any, *, calibrates: bool, run: bool) -> Compared:
+    kernels = family(record.family)
+    problem = preset(str(record.problem["name"]))
+    config = kernels.config(record.config)
+    result = compile_cached(ArtifactCache().root, kernels, problem, config, record.target)
+    try:
+        assert result.artifact is not None
+        program = Program.of_folder(result.artifact.folder)
+        candidate = Candidate.of_manifest(result.artifact.manifest, program)
+        answered = (
+            tuple(_answer(candidate, record.artifact_key, gpu, m) for m in _answered_m(gpu)) if run else ()
+        )
+        began = time.process_time()
+        model = Model(program, {entry.kernel: entry.registers for entry in record.resources})
+        times = tuple(
+            Timed(at.m, at.cold.median_us, model.microseconds(unread_arguments(candidate, at.m)))
+            for at in record.measurements
+        )
+    except Exception as error:  # one config that the simulator cannot run must not hide the others
+        return Compared(
+            dict(record.config), calibrates, (), (), 0.0, one_line(f"{type(error).__name__}: {error}")
+        )
+    return Compared(dict(record.config), calibrates, answered, times, time.process_time() - began)
+
+
+def _answered_m(gpu: Any) -> list[int]:
+    return sorted(int(name.split("/")[1]) for name in gpu.files if name.startswith("inputs/"))
+
+
+def _answer(candidate: Candidate, key: str, gpu: Any, m: int) -> Answered:
+    inputs = inputs_at(candidate, m)
+    if bytes.fromhex(digest(inputs)) != gpu[f"inputs/{m}"].tobytes():
+        raise ValueError(f"the inputs at M = {m} are not the GPU host's: another torch draws other numbers")
+    began = time.process_time()
+    found = answer(candidate, inputs, m, "cpu")
+    seconds = time.process_time() - began
+    ids, weights = gpu[f"{key}/{m}/ids"], gpu[f"{key}/{m}/weights"]
+    same = ids == found.ids.numpy()
+    error = np.abs(found.weights.numpy() - weights) / np.abs(weights)
+    return Answered(m, int((~same).sum()), float(error[same].max(initial=0.0)), seconds)
+
+
+def _line(compared: Compared) -> str:
+    if compared.error:
+        return f"{compared.error}: {compared.config}"
+    times = ", ".join(f"{t.m}: {t.measured_us:.1f} / {t.modelled_us:.1f}" for t in compared.times)
+    differ = sum(a.ids_differ for a in compared.answers)
+    return f"{differ} ids differ; us measured / modelled at {times}"
+
+
+def summary_lines(agreement: Agreement) -> list[str]:
+    """The figures that the simulator is judged by."""
+    answers = [answer for config in agreement.configs for answer in config.answers]
+    agreeing = sum(
+        1 for config in agreement.configs if config.answers and not any(a.ids_differ for a in config.answers)
+    )
+    lines = [
+        f"{agreeing} of {sum(1 for c in agreement.configs if c.answers)} configs: every id equals the GPU's",
+        f"largest relative weight error {max((a.worst_weight_error for a in answers), default=0.0):.2e}",
+    ]
+    for name, wanted in (("all", None), ("calibration half", True), ("other half", False)):
+        for m in sorted({t.m for config in agreement.configs for t in config.times}):
+            pairs = [
+                (t.measured_us, t.modelled_us)
+                for config in agreement.configs
+                if wanted is None or config.calibrates == wanted
+                for t in config.times
+                if t.m == m
+            ]
+            lines.append(f"{name}, M = {m}: {rank_line(pairs)}")
+    return lines
+
+
+def rank_line(pairs: Sequence[tuple[float, float]]) -> str:
+    """Rank correlation, and how much slower than the best the model's choice is."""
+    measured, modelled = np.array(pairs).T
+    correlation = float(spearmanr(measured, modelled).statistic)
+    chosen = measured[np.argmin(modelled)]
+    error = np.median(np.abs(np.log(modelled / measured)))
+    return (
+        f"{len(pairs)} configs, Spearman {correlation:.3f}, the model's choice takes "
+        f"{chosen / measured.min() - 1:+.1%} of the best, median |log ratio| {error:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
