@@ -155,7 +155,7 @@ def _fill(folder: Path, artifacts: Sequence[Artifact], pythons: Sequence[str]) -
 
 
 def add_runtime(folder: Path, pythons: Sequence[str]) -> None:
-    """Put into `folder` what `pack_bootstrap.unpack` takes from it: sources, wheels, the DSL's runtime library."""
+    """Put into `folder` what `pack_bootstrap.unpack` takes from it: sources, wheels, the runtime library."""
     for room in ("kernels", "harness"):
         ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
         shutil.copytree(PROJECT_ROOT / room, folder / "source" / room, ignore=ignore)

@@ -91,6 +91,11 @@ class Cohort:
 
     def special(self, name: str) -> Any:
         """A special register's value in this cohort."""
+        if name == "%clock64":
+            return self.clock.astype(np.uint64)[:, None]
+        if name == "%globaltimer":
+            nanoseconds = self.clock * 1e3 / self.machine.units.target.clock_mhz
+            return nanoseconds.astype(np.uint64)[:, None]
         if name not in self._specials:
             value = self.machine.special(name)
             self._specials[name] = value if np.ndim(value) == 0 else value[self.warps]

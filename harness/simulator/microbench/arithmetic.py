@@ -1,4 +1,4 @@
-"""Arithmetic: dependent latency from a chain in one warp, issue cycles from sixteen warps with eight chains each."""
+"""Arithmetic: latency from a chain in one warp, issue cycles from sixteen warps with eight chains each."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def _issue(name: str, link: str) -> Micro:
 def _body(link: str, chains: list[int]) -> str:
     used = sorted(set(chains))
     names = [f"{letter}{chain}" for chain in used for letter in "xyz"]
-    setup = f".reg .b32 {', '.join([*names, 'b', 'c'])};\n.reg .pred {', '.join(f'q{chain}' for chain in used)};\n"
+    setup = f".reg .b32 {', '.join([*names, 'b', 'c'])};\n"
+    setup += f".reg .pred {', '.join(f'q{chain}' for chain in used)};\n"
     setup += "mov.b32 b, p2;\nmov.b32 c, p3;\n"
     setup += "".join(f"add.u32 {name}, p1, tid;\n" for name in names)
     step = "\n".join(

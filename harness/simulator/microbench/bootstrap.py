@@ -10,7 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from pack_bootstrap import unpack
+from pack_bootstrap import unpack  # type: ignore[import-not-found]
 
 PACK = Path(__file__).resolve().parent
 

@@ -13,8 +13,7 @@ from harness.compile import link, prepare_process
 from harness.pack import PYTHONS, add_runtime
 from harness.provenance import git_commit
 from harness.simulator.microbench.catalogue import catalogue
-
-TARGET = "sm_90a"
+from harness.simulator.microbench.micro import TARGET
 
 
 def write_pack(folder: Path, pythons: tuple[str, ...] = PYTHONS) -> int:

@@ -6,8 +6,7 @@ from harness.simulator.microbench.micro import Micro, Run, clock, keep, store
 
 INSTRUCTIONS = (128, 256, 512, 1024, 2048, 4096)
 CHAINS = 8
-JUMPS = 8
-STRIDES = (56, 120, 248)  # instructions of 16 bytes that are jumped over
+INSTRUCTION_BYTES = 16
 SMS = 132
 
 
@@ -18,20 +17,11 @@ def micros() -> list[Micro]:
         Run("cold", 1, flush=True),
         Run("cold_132", SMS, flush=True),
     )
-    straight = [Micro(f"fetch_{count}", _body(_line(count)), runs) for count in INSTRUCTIONS]
-    jumps = [Micro(f"fetch_jumps_{stride}", _body(_jumps(stride)), runs) for stride in STRIDES]
-    return [*straight, *jumps]
+    return [Micro(f"fetch_{count}", _body(_line(count)), runs) for count in INSTRUCTIONS]
 
 
 def _line(count: int) -> str:
     return "".join(f"fma.rn.f32 x{number % CHAINS}, x{number % CHAINS}, b, c;\n" for number in range(count))
-
-
-def _jumps(stride: int) -> str:
-    """`JUMPS` times a few instructions, then a jump over so many that never run."""
-    return "".join(
-        f"{_line(CHAINS)}@jumps bra LAND{number};\n{_line(stride)}LAND{number}:\n" for number in range(JUMPS)
-    )
 
 
 def _body(code: str) -> str:
@@ -41,8 +31,7 @@ def _body(code: str) -> str:
     return f"""
 .reg .b64 begin, end, first;
 .reg .b32 {", ".join(registers)}, b, c, turn;
-.reg .pred again, jumps;
-setp.eq.u32 jumps, p5, 0;
+.reg .pred again;
 mov.b32 b, p2;
 mov.b32 c, p3;
 mov.b64 first, 0;

@@ -11,8 +11,8 @@ from cutlass._mlir.dialects import cute as cute_ir
 from cutlass._mlir.dialects import cute_nvgpu as cute_nvgpu_ir
 from cutlass._mlir.dialects import llvm
 from cutlass.cute.nvgpu import cpasync
-from cutlass.cute.typing import AddressSpace
 from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream
+from cutlass.cute.typing import AddressSpace
 from cutlass.cutlass_dsl import dsl_user_op
 from cutlass.utils import LayoutEnum
 
@@ -20,9 +20,9 @@ from harness.simulator.microbench.micro import OUT_COLUMNS, PARAMETERS, SOURCE_C
 
 
 def compile_micro(micro: Micro) -> Any:
-    """The compiled function `launch(out [ctas, OUT_COLUMNS] int64, src bf16, parameters int32 [PARAMETERS])`."""
+    """The compiled `launch(out, src, parameters)`: int64 [ctas, OUT_COLUMNS], bf16, int32 [PARAMETERS]."""
 
-    @cute.kernel
+    @cute.kernel  # type: ignore[untyped-decorator]
     def kernel(
         atom: Any, source: cute.Tensor, out: cute.Tensor, src: cute.Tensor, parameters: cute.Tensor
     ) -> None:
@@ -32,7 +32,7 @@ def compile_micro(micro: Micro) -> Any:
         row = (out.iterator + block * OUT_COLUMNS).toint()
         execute(micro.body, row, src.iterator.toint(), tensor_map, Int32(place), parameters.iterator.toint())
 
-    @cute.jit
+    @cute.jit  # type: ignore[untyped-decorator]
     def launch(out: cute.Tensor, src: cute.Tensor, parameters: cute.Tensor, stream: Any) -> None:
         atom, source = None, src
         if const_expr(micro.box_rows > 0):
@@ -63,7 +63,7 @@ def compile_micro(micro: Micro) -> Any:
     )
 
 
-@dsl_user_op
+@dsl_user_op  # type: ignore[untyped-decorator]
 def descriptor_address(atom: Any, *, loc: Any = None, ip: Any = None) -> Any:
     """The generic address of a TMA atom's descriptor."""
     kind = cute_ir.PtrType.get(cute_nvgpu_ir.TmaDescriptorTiledType.get(), AddressSpace.generic, 64)
@@ -71,7 +71,7 @@ def descriptor_address(atom: Any, *, loc: Any = None, ip: Any = None) -> Any:
     return cute_nvgpu_ir.get_tma_desc_addr(kind, executable, loc=loc, ip=ip).toint(loc=loc, ip=ip)
 
 
-@dsl_user_op
+@dsl_user_op  # type: ignore[untyped-decorator]
 def execute(
     body: str,
     out: Any,
@@ -88,7 +88,7 @@ def execute(
     text = f"""{{
 .reg .b64 out, src, map;
 .reg .b32 smem, tid;
-.reg .b32 p<{PARAMETERS}>;
+.reg .b32 {", ".join(f"p{i}" for i in range(PARAMETERS))};
 mov.b64 out, $0;
 mov.b64 src, $1;
 mov.b64 map, $2;

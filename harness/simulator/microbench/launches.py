@@ -1,4 +1,4 @@
-"""Launching: an empty kernel in a CUDA graph, and the time from a CTA's end to the next one's start on its SM."""
+"""Launching: an empty kernel in a CUDA graph, and from a CTA's end to the next one's start on its SM."""
 
 from __future__ import annotations
 

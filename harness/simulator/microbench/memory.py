@@ -8,6 +8,9 @@ from harness.simulator.microbench.sync import CLUSTER_SYNC
 UNROLL = 32
 LOOPS = 32
 STREAM_THREADS = 512
+ATOMICS = 256
+FENCES_IN_TURN = 8
+FENCES_IN_ALL = LOOPS * FENCES_IN_TURN
 LINE = 1024  # bytes between two loads of the chase through global memory
 CHASE_LOADS = 4096  # 4 MB: more than an L1, much less than the L2
 
@@ -46,7 +49,7 @@ def _shared_chase() -> Micro:
 
 
 def _cluster_chase() -> Micro:
-    """Loads from the other CTA's shared memory; each adds what it loaded, a zero, to the address of the next."""
+    """Loads from the other CTA's shared memory; each adds what it loaded, a zero, to the next address."""
     setup = f"""
 .reg .b32 at, v, peer;
 mov.u32 peer, %cluster_ctarank;
@@ -65,10 +68,12 @@ def _shared_stream(op: str, width: int, remote: bool = False) -> Micro:
     sync = CLUSTER_SYNC if remote else "bar.sync 0;\n"
     values = [f"v{number}" for number in range(8)]
     # The address changes by a zero that the compiler does not know, so that no access is left out.
-    setup = f".reg .b32 at, zero, peer, sum, {', '.join(values)};\nmov.b32 sum, 0;\nmul.lo.u32 at, tid, {4 * width};\nadd.u32 at, at, smem;\n"
+    setup = f".reg .b32 at, zero, peer, sum, {', '.join(values)};\\nmov.b32 sum, 0;\\n"
+    setup += f"mul.lo.u32 at, tid, {4 * width};\\nadd.u32 at, at, smem;\\n"
     setup += "".join(f"mov.b32 {value}, tid;\n" for value in values)
     if remote:
-        setup += "mov.u32 peer, %cluster_ctarank;\nxor.b32 peer, peer, 1;\nmapa.shared::cluster.u32 at, at, peer;\n"
+        setup += "mov.u32 peer, %cluster_ctarank;\nxor.b32 peer, peer, 1;\n"
+        setup += "mapa.shared::cluster.u32 at, at, peer;\n"
     step = "and.b32 zero, turn, p6;\nxor.b32 at, at, zero;\n"
     space = "shared::cluster" if remote else "shared"
     for number in range(count):
@@ -87,7 +92,7 @@ def _shared_stream(op: str, width: int, remote: bool = False) -> Micro:
 
 
 def _global_chase() -> Micro:
-    """One thread; the next address depends on the value loaded, times a zero that the compiler does not know."""
+    """One thread; the next address depends on the value loaded, times a zero unknown to the compiler."""
     setup = ".reg .b64 at;\n.reg .b32 v;\nmov.b64 at, src;\n"
     step = f"ld.global.b32 v, [at];\nmad.wide.u32 at, v, p6, at;\nadd.u64 at, at, {LINE};\n"
     body = timed_loop(setup, step, keep(["v"]))
@@ -114,9 +119,9 @@ def _atomic(order: str) -> Micro:
     """One thread; each atomic adds what the one before returned, times an unknown zero."""
     step = f"and.b32 v, v, p6;\natom.global.add.{order}.gpu.u32 v, [out+64], v;\n" * 4
     body = timed_loop(".reg .b32 v;\nmov.b32 v, 0;\n", step, keep(["v"]))
-    return Micro(f"chase_atomic_{order}", body, (Run("atomic", parameters=(64,)),), 1)
+    return Micro(f"chase_atomic_{order}", body, (Run("atomic", parameters=(ATOMICS // 4,)),), 1)
 
 
 def _fence(name: str, ptx: str) -> Micro:
-    body = timed_loop("", (ptx + "\n") * 8)
+    body = timed_loop("", (ptx + "\n") * FENCES_IN_TURN)
     return Micro(f"repeat_{name}", body, (Run(name, parameters=(LOOPS,)),), 128, 1, 1024)

@@ -1,17 +1,18 @@
 """One micro-benchmark: a kernel whose body is PTX, and the launches that measure it.
 
-The body sees these registers: `out` (.b64, the global address of the CTA's row of `OUT_COLUMNS` int64 results),
-`src` (.b64, the source matrix), `map` (.b64, the source's tensor map), `smem` (.b32, dynamic shared memory, aligned to
-1024 bytes), `tid` (.b32) and `p0` to `p7` (.b32, the run's parameters).
+The body sees these registers: `out` (.b64, the global address of the CTA's row of `OUT_COLUMNS` int64
+results), `src` (.b64, the source matrix), `map` (.b64, the source's tensor map), `smem` (.b32, dynamic shared
+memory, aligned to 1024 bytes), `tid` (.b32) and `p0` to `p7` (.b32, the run's parameters).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+TARGET = "sm_90a"
 OUT_COLUMNS = 16
 PARAMETERS = 8
-# The source matrix: bf16 [SOURCE_ROWS, SOURCE_COLUMNS], as wide as the router's activations; over 20 times the L2.
+# The source matrix: bf16 [SOURCE_ROWS, SOURCE_COLUMNS], as wide as the router's activations; 20 times the L2.
 SOURCE_COLUMNS = 7168
 SOURCE_ROWS = 73728
 TILE_COLUMNS = 64  # of a box: 128 bytes, one row of the 128-byte swizzle
@@ -21,8 +22,8 @@ TILE_COLUMNS = 64  # of a box: 128 bytes, one row of the 128-byte swizzle
 class Run:
     """One measurement of a micro: `ctas` CTAs with `parameters`, `repeats` launches; the last ones count.
 
-    `flush`: write more than the L2 holds before each launch. `graph`: time launches in a CUDA graph instead of
-    reading what the kernel wrote. `whole`: record what every CTA wrote, of the last launch.
+    `flush`: read more than the L2 holds before each launch. `graph`: time launches in a CUDA graph instead
+    of reading what the kernel wrote. `whole`: record what every CTA wrote, of the last launch.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Micro:
-    """A kernel: `body` is its PTX; `box_rows` is the height of the tensor map's box, 0 for a kernel without one."""
+    """A kernel: `body` is its PTX; `box_rows` is the height of the tensor map's box, 0 for none."""
 
     name: str
     body: str

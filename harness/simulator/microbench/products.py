@@ -1,6 +1,7 @@
 """wgmma: m64nNk16 of bf16, operands in shared memory with the 128-byte swizzle.
 
-`steps` products make a group. Waiting for each group gives latency plus products; leaving one in flight gives the rate.
+`steps` products make a group. Waiting for each group gives latency plus products; leaving one in flight gives
+the rate.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ LOOPS = 32
 # (products of a group, groups left in flight)
 GROUPS = ((1, 0), (4, 0), (16, 0), (4, 1))
 A_BYTES, B_BYTES = 64 * 128, 256 * 128
-# PTX ISA, "Asynchronous warpgroup level matrix shared memory layout: matrix descriptor": leading byte offset 1
-# (unused with a swizzle), stride byte offset 1024, 128-byte swizzle.
+# PTX ISA, "Asynchronous warpgroup level matrix shared memory layout: matrix descriptor": leading byte offset
+# 1 (unused with a swizzle), stride byte offset 1024, 128-byte swizzle.
 DESCRIPTOR = 1 << 62 | (1024 >> 4) << 32 | 1 << 16
 
 
@@ -28,7 +29,7 @@ def _micro(n: int, steps: int, left: int, warpgroups: int) -> Micro:
     names = ", ".join(registers)
     setup = f"""
 .reg .b32 {names};
-.reg .b64 a, b, a<4>, b<4>;
+.reg .b64 a, b, a0, a1, a2, a3, b0, b1, b2, b3;
 .reg .pred adds;
 setp.ge.u32 adds, tid, 0;
 cvt.u64.u32 a, smem;
@@ -39,7 +40,8 @@ add.u64 b, a, {A_BYTES >> 4};
     setup += "".join(f"add.u64 a{k}, a, {2 * k};\nadd.u64 b{k}, b, {2 * k};\n" for k in range(4))
     setup += "".join(f"mov.b32 {register}, 0;\n" for register in registers)
     products = "".join(
-        f"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {{{names}}}, a{k % 4}, b{k % 4}, adds, 1, 1, 0, 0;\n"
+        f"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 "
+        f"{{{names}}}, a{k % 4}, b{k % 4}, adds, 1, 1, 0, 0;\n"
         for k in range(steps)
     )
     step = f"""

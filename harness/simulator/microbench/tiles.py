@@ -1,8 +1,9 @@
 """TMA tile loads: one thread keeps `stages` tiles in flight and takes them in order.
 
-With one stage each turn is a load's latency; with many, the time per tile is what the path to the SM lets through.
-Parameters: p0 tiles, p1 the step in row blocks after a full row of tiles, p2 the row blocks between neighbouring
-CTAs, p3 the row blocks in all (they wrap), p4 the tiles by which a CTA's first column is ahead of its neighbour's.
+With one stage each turn is a load's latency; with many, the time per tile is what the path to the SM lets
+through. Parameters: p0 tiles, p1 the step in row blocks after a full row of tiles, p2 the row blocks between
+neighbouring CTAs, p3 the row blocks in all (they wrap), p4 the tiles by which a CTA's first column is ahead
+of its neighbour's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ ROWS = (8, 16, 32, 64, 128)
 RING_BYTES = 192 * 1024
 MAX_STAGES = 48
 BURST = 12
+LATENCY_TILES = 64
 TURNS = 16  # bursts
 CLUSTERS = (2, 4, 8, 16)
 LOAD = "cp.async.bulk.tensor.2d.shared::cta.global.tile.mbarrier::complete_tx::bytes"
@@ -39,15 +41,16 @@ MEMORY_BYTES = 400 * 2**20  # what all SMs read together from memory
 def micros() -> list[Micro]:
     return [
         *(_micro(rows, 1, _latency_runs(rows)) for rows in ROWS),
-        *(_micro(rows, _stages(rows), _rate_runs(rows)) for rows in ROWS),
+        *(_micro(rows, stages(rows), _rate_runs(rows)) for rows in ROWS),
         _micro(64, 4, _rate_runs(64)),
-        *(_micro(rows, _stages(rows), _gpc_runs(rows), 16) for rows in (16, 64, 128)),
+        *(_micro(rows, stages(rows), _gpc_runs(rows), 16) for rows in (16, 64, 128)),
         *(_burst(rows, BURST) for rows in ROWS),
         *(_burst(128 // size, tiles, size) for size in CLUSTERS for tiles in (1, BURST)),
     ]
 
 
-def _stages(rows: int) -> int:
+def stages(rows: int) -> int:
+    """Tiles in flight when as many as fit are."""
     return min(MAX_STAGES, RING_BYTES // (rows * ROW_BYTES))
 
 
@@ -57,7 +60,7 @@ def _tiles(rows: int) -> int:
 
 
 def _latency_runs(rows: int) -> tuple[Run, ...]:
-    wide = (64, 1, 1, SOURCE_ROWS // rows, 0)
+    wide = (LATENCY_TILES, 1, 1, SOURCE_ROWS // rows, 0)
     return (Run("l2", 1, wide), Run("dram", 1, wide, flush=True))
 
 
@@ -171,7 +174,7 @@ DONE:
 
 
 def _burst(rows: int, tiles: int, cluster: int = 1) -> Micro:
-    """`tiles` loads issued back to back for one barrier; columns: cycles of issuing, cycles until all arrived.
+    """`tiles` loads issued back to back for one barrier; columns: cycles of issuing, and until all arrived.
 
     In a cluster each CTA loads a box of `rows` rows of every tile and multicasts it to all. p0 bursts: each
     begins at the next row of tiles.
