@@ -1,4 +1,4 @@
-"""The micro-benchmarks: their table entries follow from the published results, and the simulator repeats them."""
+"""The micro-benchmarks: table entries follow from the published results, and the simulator repeats them."""
 
 from __future__ import annotations
 
