@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from harness.simulator.runner import unread_arguments
 from kernels.families import family
 from kernels.family import ParamValue
 from kernels.problem import preset
+from sweeps.covering import covering_order
 from sweeps.space import Space
 
 SCHEMA = "routertune.agreement/1"
@@ -89,26 +91,6 @@ class Agreement:
     schema: str = SCHEMA
 
 
-def sample(space: Space, count: int, seed: int) -> list[dict[str, ParamValue]]:
-    """`count` legal configs, every choice of every parameter among them as early as possible.
-
-    A uniform draw would hardly meet rare choices: of each 64 drawn, the one whose choices are rarest so far.
-    """
-    rng = np.random.default_rng(seed)
-    seen: dict[tuple[str, ParamValue], int] = {}
-    chosen: list[dict[str, ParamValue]] = []
-    while len(chosen) < min(count, len(space)):
-        drawn = [space.params(int(index)) for index in rng.integers(len(space), size=64)]
-        fresh = [params for params in drawn if params not in chosen]
-        if not fresh:
-            continue
-        best = min(fresh, key=lambda params: sum(min(seen.get(item, 0), 8) for item in params.items()))
-        chosen.append(best)
-        for item in best.items():
-            seen[item] = seen.get(item, 0) + 1
-    return chosen
-
-
 @click.group()
 def main() -> None:
     """Compare the simulator with a GPU."""
@@ -123,7 +105,7 @@ def pack(folder: Path, problem: str, configs: int, also: Path | None) -> None:
     """Compile a sample of the Hopper space and pack it."""
     kernels, target = family("fused_sm90"), "sm_90a"
     space = Space(kernels, preset(problem), target)
-    wanted = sample(space, configs, SAMPLE_SEED)
+    wanted = list(islice(covering_order(space, SAMPLE_SEED), configs))
     wanted += [params for params in (json.loads(also.read_text()) if also else []) if params not in wanted]
     artifacts = []
     for params in wanted:

@@ -102,6 +102,7 @@ class Driver:
             MeasuringThreads(self._study, self._workshop, self._stop) as self._measuring,
             Progress(total, self._asked) as self._progress,
         ):
+            self._ask_ahead()  # the configs that are known to be good: they make the first results
             if not any(record.role == "baseline" for record in known):
                 for family, params in self._baselines:
                     self._start(Job(family, params, "baseline", seed=0))

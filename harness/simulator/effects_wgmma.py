@@ -105,7 +105,12 @@ def _numbers(c: Cohort) -> Array:
 def mma_async(instruction: Instruction) -> Run:
     match = next((m for p in instruction.parts if (m := re.fullmatch(r"m64n(\d+)k(\d+)", p))), None)
     types = [FORMATS[part] for part in instruction.parts if part in FORMATS]
-    if match is None or len(types) != 3:
+    unknown = [
+        p
+        for p in instruction.parts[2:]
+        if p not in FORMATS and p not in ("sync", "aligned", match and match[0])
+    ]
+    if match is None or len(types) != 3 or unknown:
         raise SimulationError(f"{instruction.opcode} is not known")
     literals = [operand.bits for operand in instruction.operands[4:] if isinstance(operand, Imm)]
     from_registers = isinstance(instruction.operands[1], Vector)
@@ -173,7 +178,7 @@ def _take_in(
         r[index] = IN_FLIGHT
 
 
-@effect("wgmma", "commit_group")
+@effect("wgmma", "commit_group", flags="sync aligned")
 def commit_group(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any) -> None:
         state = warpgroups(c)
@@ -222,7 +227,7 @@ def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:
     c.machine.operand_reads.note(_numbers(c), pages)
 
 
-@effect("wgmma", "wait_group")
+@effect("wgmma", "wait_group", flags="sync aligned")
 def wait_group(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, allowed: int) -> None:
         state = warpgroups(c)
@@ -246,6 +251,6 @@ def wait_group(instruction: Instruction) -> Run:
     return run
 
 
-@effect("wgmma", "fence")
+@effect("wgmma", "fence", flags="sync aligned")
 def wgmma_fence(instruction: Instruction) -> Run:
     return lambda c, m: None

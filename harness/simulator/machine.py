@@ -24,6 +24,7 @@ from harness.simulator import effects_all  # noqa: F401 - registers every effect
 from harness.simulator.absent import UNWRITTEN, Absent
 from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
 from harness.simulator.blame import deadlock, place, warp_name
+from harness.simulator.cluster_exits import ClusterExits
 from harness.simulator.cohort import LANES, Cohort, Frame
 from harness.simulator.errors import Deadlock, NotSimulatedError, SimulationError
 from harness.simulator.global_memory import GlobalMemory
@@ -96,7 +97,7 @@ class Machine:
         self.local = LocalMemory(count, kernel.local_bytes)
         self.shared = SharedMemory(self.rows, kernel.shared_bytes(launch), self.threads)
         self.operand_reads = OperandReads(self.rows, warps_per_cta, self.shared.size)
-        self.mbarriers = MBarriers(self.rows, self.shared.size)
+        self.mbarriers = MBarriers(self.rows, self.shared.size, self.cta_name)
         self.named = NamedBarriers(self.rows)
         self.cluster_barriers = ClusterBarriers(len(clusters), count, warps_per_cta * self.cluster_size)
         # What is ordered before what matters for tensor memory only.
@@ -105,10 +106,15 @@ class Machine:
             if functional and kernel.uses_tensor_memory
             else None
         )
+        self.exits = (
+            ClusterExits(count, warps_per_cta * self.cluster_size, warps_per_cta)
+            if functional and self.cluster_size > 1
+            else None
+        )
         self.live_warps = np.full(self.rows, warps_per_cta)
         self.step = 1
         self.unit_state: dict[str, Any] = {}  # what kinds of units keep for the whole machine (tensor memory)
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], None], Callable[[], str] | None]] = []
         self._order = 0
         self._specials = special_registers(self)
         self._finished = np.zeros(count)
@@ -150,10 +156,18 @@ class Machine:
             raise SimulationError(f"no parameter or variable is called {symbol.name}")
         return np.uint64(PARAM_BASE + parameter + symbol.offset)
 
-    def at(self, time: float, action: Callable[[], None]) -> None:
-        """Do `action` when everything before `time` (cycles) has happened."""
-        heapq.heappush(self._events, (float(time), self._order, action))
+    def at(self, time: float, action: Callable[[], None], origin: Callable[[], str] | None = None) -> None:
+        """Do `action` when everything before `time` (cycles) has happened; `origin` says whose errors are."""
+        heapq.heappush(self._events, (float(time), self._order, action, origin))
         self._order += 1
+
+    def _happen(self) -> None:
+        """Do what is due first."""
+        _, _, action, origin = heapq.heappop(self._events)
+        try:
+            action()
+        except SimulationError as error:
+            raise error.located(origin() if origin is not None else "an asynchronous operation") from error
 
     def check_store(self, rows: Array, offsets: Array, size: int) -> None:
         """Raise where an ordinary store of `size` bytes touches what belongs to the machine."""
@@ -171,8 +185,22 @@ class Machine:
         What others wrote before it, a fence of theirs now covers; what others know to be over, so do they.
         """
         np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint64(self.step))
-        if self.ordering is not None and ready.any():
-            self.ordering.passed(kind, c.warps[ready], keys[ready], phases[ready])
+        if ready.any():
+            self.note_passed(kind, c.warps[ready], keys[ready], phases[ready])
+
+    def note_passed(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
+        """Warps have seen the phases before `phases` complete: they learn what arrived in those."""
+        if self.ordering is not None:
+            self.ordering.passed(kind, warps, keys, phases)
+        if self.exits is not None:
+            self.exits.passed(kind, warps, keys, phases)
+
+    def note_arrival(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
+        """Warps arrive on barriers `keys` of a kind, now in `phases`, with all that they know."""
+        if self.ordering is not None:
+            self.ordering.arrive(kind, warps, keys, phases)
+        if self.exits is not None:
+            self.exits.arrive(kind, warps, keys, phases)
 
     # The loop.
 
@@ -203,8 +231,7 @@ class Machine:
             if best is None and ready.any():
                 best = (index, ready, clock)
         if self._events:
-            _, _, action = heapq.heappop(self._events)
-            action()
+            self._happen()
             return None
         if best is None:
             if not self._parked:
@@ -358,6 +385,11 @@ class Machine:
         gone = np.unique(cohort.rows[self.live_warps[cohort.rows] == 0])
         for state in self.unit_state.values():
             state.check_exit(gone)
+        if self.exits is not None and len(gone):
+            try:
+                self.exits.check_exit(gone)
+            except SimulationError as error:
+                raise error.located(f"CTA {self.cta_name(int(gone[error.wrong][0]))}") from None
         self.shared.alive[gone] = False
 
     def _endless(self, cohort: Cohort) -> str:
