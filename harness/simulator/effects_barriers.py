@@ -154,9 +154,9 @@ class _MbarrierWait:
         mbarriers = c.machine.mbarriers
         ready = mbarriers.passed(keys, phase, self.by_parity)
         c.machine.note_barrier(c, ready, "mbarrier", keys, mbarriers.phase[keys])
-        return ready, np.where(
-            ready, mbarriers.completed_at[keys] + c.machine.units.target.latency_of("mbarrier.wait"), 0.0
-        )
+        # Looking at a phase that completed long ago takes as long as being told of one that completes now.
+        known = np.maximum(mbarriers.completed_at[keys], c.clock)
+        return ready, np.where(ready, known + c.machine.units.target.latency_of("mbarrier.wait"), 0.0)
 
     def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
         what = f"parity {int(token[1][warp]) & 1}" if self.by_parity else f"phase {int(token[1][warp])}"
@@ -213,7 +213,10 @@ class _NamedWait:
         named = c.machine.named
         ready = named.generation[c.rows, ids] > generation
         c.machine.note_barrier(c, ready, "named", c.rows * NAMED + ids, named.generation[c.rows, ids])
-        latency = c.machine.units.target.latency_of("bar.sync")
+        target = c.machine.units.target
+        # Each warp that takes part is counted in turn.
+        taking_part = named.threads[c.rows, ids] // LANES
+        latency = target.latency_of("bar.sync") + taking_part * target.chip["bar_warp_cycles"]
         return ready, np.where(ready, named.completed_at[c.rows, ids] + latency, 0.0)
 
     def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:

@@ -180,7 +180,8 @@ def _load_tiles(
     sizes = np.full(len(warps), size)
     done = machine.units.load(
         machine.sm_of_row[c.rows[warps]],
-        sizes,
+        # CTAs that multicast to each other all take in what each of them sends to all.
+        sizes * np.bincount(issue, minlength=len(warps)),
         sizes * inside(tensor_map, corner),
         c.clock[warps],
         [(address, *place) for place in corner.tolist()],

@@ -186,7 +186,10 @@ def commit_group(instruction: Instruction) -> Run:
         cycles = 0.0
         for target, pending in state.pending.items():
             shape = pending.instruction
-            cycles += len(pending.b) * 64 * shape.n * shape.k / machine.units.mma_macs(shape.a_format.bits)
+            a_from_shared = pending.a[0].dtype != np.float32
+            cycles += len(pending.b) * machine.units.wgmma_cycles(
+                shape.n, shape.k, shape.a_format.bits, a_from_shared
+            )
             if machine.functional:
                 _execute(c, state, target, pending)
             else:

@@ -84,13 +84,15 @@ class Model:
         registers = self.registers.get(launch.kernel, DEFAULT_REGISTERS)
         at_once = resident_clusters(kernel, launch, target, registers)
         full, rest = divmod(clusters, at_once)
-        cycles = target.chip["launch_cycles"]
+        chip = target.chip
+        at_first = min(launch.ctas, at_once * launch.cluster_size)
+        cycles = chip["launch_cycles"] + at_first * chip["launch_cta_cycles"]
         for number in range(min(full, 2)):
             wave = self._run(kernel, launch, memory, target, at_once, warm, number > 0, ranges)
             cycles += wave * (1 if number == 0 else full - 1)
         if rest:
             cycles += self._run(kernel, launch, memory, target, rest, warm, full > 0, ranges)
-        return cycles + max(0, full + bool(rest) - 1) * target.chip["wave_cycles"]
+        return cycles + max(0, full + bool(rest) - 1) * chip["wave_cycles"]
 
     def _run(
         self,

@@ -50,7 +50,7 @@ def _cost(program: Program, index: int, target: Target) -> BlockCost:
         opcode = instruction.opcode
         start = max([now, *(ready.get(name, 0.0) for name in _registers(instruction))])
         cycles = target.issue_of(opcode)
-        now = start + cycles
+        now = start + cycles + target.stall_of(opcode)
         issue += cycles
         done = start + target.latency_of(opcode)
         for name in _written(instruction):
@@ -106,6 +106,7 @@ class Units:
         self.sm_free = np.zeros(slots)
         self.tensor_free = np.zeros(slots)
         self.fetched = np.zeros((slots, 0), np.bool_)
+        self.fetched_bytes = np.zeros(slots)
         self.seen: dict[Any, float] = {}
         self._stand_ins: dict[tuple[int, ...], Array] = {}
 
@@ -126,9 +127,23 @@ class Units:
         sms = c.machine.sm_of_row[c.rows]
         first = ~self.fetched[sms, cost.index]
         if first.any():
+            cycles = cycles + first * self._fetch(sms, cost)
             self.fetched[sms, cost.index] = True
-            cycles = cycles + first * (cost.code_bytes / self.target.chip["instruction_bytes"])
         c.clock = c.clock + cycles
+
+    def _fetch(self, sms: Array, cost: BlockCost) -> Array:
+        """Cycles of waiting for a block's code. The first bytes of a kernel come while it starts.
+
+        Where the inputs lie in the L2, so does the code in the SM's own cache, from the launch before.
+        """
+        if self.warm:
+            return np.zeros(len(sms))
+        ahead = self.target.chip["instruction_prefetch_bytes"]
+        before = self.fetched_bytes[sms]
+        self.fetched_bytes[sms] = before + cost.code_bytes
+        late = np.clip(before + cost.code_bytes - ahead, 0, cost.code_bytes)
+        cycles: Array = late / self.target.chip["instruction_bytes"]
+        return cycles
 
     def load(
         self, sms: Array, sizes: Array, traffic: Array, times: Array, tiles: list[Any], shared: bool
@@ -142,15 +157,16 @@ class Units:
         done = np.empty(len(times))
         for index in np.argsort(times, kind="stable"):
             sm, tile = sms[index], tiles[index]
-            start = max(times[index], self.sm_free[sm]) + chip["tma_issue_cycles"]
-            self.sm_free[sm] = start + sizes[index] / chip["sm_bytes"]
+            start = max(times[index], self.sm_free[sm])
+            transfer = sizes[index] / chip["sm_bytes"]
+            self.sm_free[sm] = start + max(transfer, chip["tma_issue_cycles"])
             arrived = self.l2.take(start, traffic[index]) + chip["l2_latency"]
             if tile not in self.seen:
                 in_l2 = self.warm or (shared and self.shared_in_l2)
                 # A tile that all columns read comes once for all of them.
                 amount = traffic[index] * (self.share if shared else 1.0)
                 self.seen[tile] = 0.0 if in_l2 else self.dram.take(start, amount) + chip["dram_latency"]
-            done[index] = max(arrived, self.seen[tile], self.sm_free[sm])
+            done[index] = max(arrived, self.seen[tile]) + transfer
         return done
 
     def is_shared(self, address: int) -> bool:
@@ -184,6 +200,11 @@ class Units:
     def mma_macs(self, bits: int) -> float:
         """Products a cycle and SM of operands of `bits` bits."""
         return self.target.chip["mma_macs"] * 16 / bits
+
+    def wgmma_cycles(self, n: int, k: int, bits: int, a_from_shared: bool) -> float:
+        """Cycles of one m64nNkK: its products, or the reading of its operands from shared memory."""
+        read = ((64 if a_from_shared else 0) + n) * k * bits / 8
+        return max(64 * n * k / self.mma_macs(bits), read / self.target.chip["mma_shared_bytes"])
 
     def stand_in(self, shape: tuple[int, ...]) -> Array:
         """Normal numbers for an accumulator whose products are not computed: control flow depends on them."""
