@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from harness.executor import CheckDepth
 from kernels.family import OperandFormat
 from kernels.nvfp4 import (
     Nvfp4Tensor,
@@ -250,27 +251,59 @@ def generate(
     tail_unit: int,
     only: tuple[str, ...] = tuple(DISTRIBUTIONS),
     operand_format: OperandFormat = OperandFormat.BF16,
+    depth: CheckDepth = CheckDepth.FULL,
+    at: tuple[int, ...] = (),
 ) -> Iterator[Operands]:
     """Operands of each distribution in `only`; `tail_unit`, the kernel's tile of M, adds tail shapes.
 
+    With `at`, every distribution runs at those M and no others.
+
     For a kernel of NVFP4 operands every distribution is quantized, those that are not so by themselves too.
     """
-    tails = sorted({*TAIL_M, tail_unit - 1, tail_unit, tail_unit + 1} - {0})
-    dealt = 2 + len(tails) // len(DISTRIBUTIONS)  # each tail shape meets at least two distributions
     for index, (name, build) in enumerate(DISTRIBUTIONS.items()):
         if name not in only:
             continue
-        m_values = {BASE_M, *(tails[(seed + index * dealt + i) % len(tails)] for i in range(dealt))}
-        if build is normal:
-            m_values |= {300, 2 * tail_unit + 3}  # a third row tile, where state left by the first two shows
-        if build is nvfp4_every_expert:
-            m_values.add(-(-problem.experts // problem.top_k))
+        if at:
+            m_values = set(at)
+        elif depth is CheckDepth.BRIEF:
+            m_values = _brief_m(seed, index, tail_unit)
+        else:
+            m_values = _every_m(seed, index, tail_unit)
+            if build is nvfp4_every_expert:
+                m_values.add(-(-problem.experts // problem.top_k))
         # Seeded by name as well as by number: a distribution is the same whichever others run with it.
         generator = torch.Generator(device).manual_seed(seed * len(DISTRIBUTIONS) + index)
         operands = build(Draw(problem, generator, max(m_values)))
         if operand_format is OperandFormat.NVFP4 and operands.nvfp4 is None:
             operands = as_nvfp4(operands)
         yield replace(operands, name=name, m_values=tuple(sorted(m_values)))
+
+
+def _every_m(seed: int, index: int, tail_unit: int) -> set[int]:
+    """The M of distribution number `index` in a full check."""
+    tails = _tails(tail_unit)
+    dealt = 2 + len(tails) // len(DISTRIBUTIONS)  # each tail shape meets at least two distributions
+    m_values = {BASE_M, *(tails[(seed + index * dealt + i) % len(tails)] for i in range(dealt))}
+    if index == 0:
+        m_values |= {300, _third_tile(tail_unit)}
+    return m_values
+
+
+def _brief_m(seed: int, index: int, tail_unit: int) -> set[int]:
+    """The M of distribution number `index` in a brief check: three of them, in turn, have a second one."""
+    tails = _tails(tail_unit)
+    extra = (1, tails[seed % len(tails)], _third_tile(tail_unit))
+    turn = (index - seed) % len(DISTRIBUTIONS)
+    return {BASE_M, *extra[turn : turn + 1]}
+
+
+def _tails(tail_unit: int) -> list[int]:
+    return sorted({*TAIL_M, tail_unit - 1, tail_unit, tail_unit + 1} - {0})
+
+
+def _third_tile(tail_unit: int) -> int:
+    """An M with a third row tile, where state left by the first two shows."""
+    return 2 * tail_unit + 3
 
 
 def as_nvfp4(operands: Operands) -> Operands:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +24,13 @@ class ExecutorError(RuntimeError):
     """The executor itself cannot work here; the message is one line for a person."""
 
 
+class CheckDepth(StrEnum):
+    """How much a check tries; what it asks of each launch is the same (see `harness.check`)."""
+
+    FULL = "full"  # some 130 launches
+    BRIEF = "brief"  # some 20
+
+
 @dataclass(frozen=True)
 class MeasurePlan:
     """How to evaluate a candidate. `m_values` may be empty: then it is checked and not timed."""
@@ -33,6 +41,7 @@ class MeasurePlan:
     timeout_s: float = 60.0  # for one phase: load, check, or the timing at one M
     max_repeats: int = 2  # of an unsteady or throttled measurement
     max_relative_spread: float = 0.05  # above which a measurement is unsteady
+    check_depth: CheckDepth | None = None  # None: what the executor has time for
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class Executor(ABC):
 
     name: str
     source: Source
+    lanes: int = 1  # how many threads may evaluate at the same time
 
     @abstractmethod
     def device(self) -> DeviceFacts:

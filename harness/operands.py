@@ -10,6 +10,7 @@ import torch
 from harness.timing import input_bytes
 from kernels.family import OperandFormat
 from kernels.nvfp4 import gemm_alpha, quantize_activation_nvfp4
+from kernels.nvfp4_layout import BLOCK, swizzled_shape
 from kernels.problem import RouterProblem
 
 BIAS_SCALE = 0.1
@@ -64,12 +65,29 @@ def random_inputs(
 
     a = normal(m, problem.hidden, dtype=torch.bfloat16)
     b = normal(problem.experts, problem.hidden, scale=problem.hidden**-0.5, dtype=torch.bfloat16)
-    bias = normal(problem.experts, scale=BIAS_SCALE if problem.bias else 0.0)
+    return as_inputs(a, b, normal(problem.experts, scale=BIAS_SCALE if problem.bias else 0.0), operand_format)
+
+
+def as_inputs(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, operand_format: OperandFormat) -> Inputs:
+    """The operands of bf16 a [M, K] and b [E, K] in a family's format."""
     if operand_format is OperandFormat.BF16:
-        return Inputs((a, b), bias, torch.ones(1, device=device))
+        return Inputs((a, b), bias, torch.ones(1, device=a.device))
     quantized_a, quantized_b = quantize_activation_nvfp4(a), quantize_activation_nvfp4(b)
     operands = (*quantized_a.as_bytes(), *quantized_b.as_bytes())
     return Inputs(operands, bias, gemm_alpha(quantized_a, quantized_b))
+
+
+def unread_inputs(problem: RouterProblem, m: int, operand_format: OperandFormat) -> Inputs:
+    """Operands of the right shapes at addresses of their own, for whoever reads none of their elements."""
+    bias, alpha = torch.zeros(problem.experts), torch.ones(1)
+    rows = (m, problem.experts)
+    if operand_format is OperandFormat.BF16:
+        return Inputs(tuple(torch.empty(n, problem.hidden, dtype=torch.bfloat16) for n in rows), bias, alpha)
+    operands: list[torch.Tensor] = []
+    for n in rows:
+        operands.append(torch.empty(n, problem.hidden // 2, dtype=torch.uint8))
+        operands.append(torch.empty(swizzled_shape(n, problem.hidden // BLOCK), dtype=torch.uint8))
+    return Inputs(tuple(operands), bias, alpha)
 
 
 class InputCache:

@@ -1,7 +1,8 @@
 """What a pack's routers answer on a GPU: ids and weights on inputs that any machine can draw again.
 
 The inputs come from numpy's generator, which draws the same numbers on every machine (torch's normal numbers
-depend on the processor's vector width); their digest is saved beside the outputs. `sweeps.agreement` compares.
+depend on the processor's vector width); their digest is saved beside the outputs.
+`sweeps.agreement` compares.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 
 from harness.artifact import load_artifact
 from harness.launcher import load_launcher
-from harness.operands import BIAS_SCALE, Inputs, Outputs
+from harness.operands import BIAS_SCALE, Inputs, Outputs, as_inputs
 from harness.pack import artifact_folder, read_pack
 from harness.runner import Candidate
 
@@ -32,32 +33,30 @@ class Answer:
 
 
 def inputs_at(candidate: Candidate, m: int) -> Inputs:
-    """Normal activations, weights and bias at `m` tokens as in `harness.operands.random_inputs`, on the CPU."""
+    """Normal inputs at `m` tokens, scaled as in `harness.operands.random_inputs`, on the CPU."""
     problem, rng = candidate.problem, np.random.default_rng(INPUT_SEED + m)
 
     def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
         return torch.from_numpy(rng.standard_normal(shape, np.float32)) * scale
 
-    return Inputs(
-        a=normal(m, problem.hidden).bfloat16(),
-        b=normal(problem.experts, problem.hidden, scale=problem.hidden**-0.5).bfloat16(),
-        bias=normal(problem.experts, scale=BIAS_SCALE if problem.bias else 0.0),
-        alpha=torch.ones(1),
-    )
+    a = normal(m, problem.hidden).bfloat16()
+    b = normal(problem.experts, problem.hidden, scale=problem.hidden**-0.5).bfloat16()
+    bias = normal(problem.experts, scale=BIAS_SCALE if problem.bias else 0.0)
+    return as_inputs(a, b, bias, candidate.operand_format)
 
 
 def digest(inputs: Inputs) -> str:
     """sha256 of the operands' bytes."""
     whole = sha256()
-    for tensor in (inputs.a, inputs.b):
-        whole.update(tensor.view(torch.int16).numpy().tobytes())
+    for tensor in inputs.operands:
+        whole.update(tensor.view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
 
 
 def answer(candidate: Candidate, inputs: Inputs, m: int, device: str) -> Answer:
     """Launch once at `m` tokens on `device`, outputs poisoned first."""
     outputs = Outputs.poisoned(candidate.problem, m, candidate.workspace_elements(m), device)
-    operands = (tensor.to(device) for tensor in (inputs.a, inputs.b, inputs.bias, inputs.alpha))
+    operands = (tensor.to(device) for tensor in (*inputs.operands, inputs.bias, inputs.alpha))
     candidate.launch(*operands, outputs.workspace, outputs.weights, outputs.ids)
     return Answer(outputs.weights.cpu(), outputs.ids.cpu())
 

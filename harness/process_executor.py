@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.artifact import Artifact
@@ -43,17 +44,21 @@ class ProcessExecutor(Executor):
     """Drives `runner` (a `harness.runner.Runner` as `module:Class`) in a child process.
 
     After a candidate that ended badly the worker is replaced at once, and the new one starts in the
-    background. Raises `ExecutorError` when the first worker cannot use its device.
+    background. `environment` are variables that it gets besides this process's. Raises `ExecutorError` when
+    the first worker cannot use its device.
     """
 
-    def __init__(self, runner: str, *, name: str, source: Source) -> None:
+    def __init__(
+        self, runner: str, *, name: str, source: Source, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.source = source
         self._runner = runner
+        self._environment = environment or {}
         self._rates: Rates | None = None
         self._ready = False
         self._unusable = ""
-        self._worker = WorkerProcess(runner)
+        self._worker = WorkerProcess(runner, self._environment)
         try:
             self._device = self._wait_until_ready()
         except ExecutorError:
@@ -152,4 +157,4 @@ class ProcessExecutor(Executor):
             self._unusable = f"{error}: the device needs a reset"
             return
         self._ready = False
-        self._worker = WorkerProcess(self._runner)
+        self._worker = WorkerProcess(self._runner, self._environment)

@@ -33,7 +33,8 @@ class Outcome(StrEnum):
     CRASHED = "crashed"
     TIMEOUT = "timeout"
     UNSTABLE = "unstable"
-    # Compiled where no executor exists for the target: nothing was run, so nothing is known of its speed.
+    # Compiled where nothing can run it: no executor, or one that does not know some instruction (the reason
+    # says so). Nothing is known of its speed.
     COMPILED = "compiled"
 
 

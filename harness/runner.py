@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from harness.artifact import Artifact, ArtifactManifest
-from harness.executor import MeasurePlan
+from harness.executor import CheckDepth, MeasurePlan
 from harness.record import CaseResult, CheckResult, DeviceFacts, Measurement, Rates
 from kernels.families import family
 from kernels.family import DEFAULT_TOKEN_TILE, KernelFamily, OperandFormat
@@ -23,10 +23,16 @@ from kernels.problem import RouterProblem
 
 # launch(*operands, bias, alpha, workspace, weights, ids), see `kernels.family`
 Launch = Callable[..., Any]
+# The same for launches of which none needs what another leaves.
+LaunchTogether = Callable[[Sequence[tuple[Any, ...]]], Any]
 
 
 class WrongResultError(Exception):
     """A candidate passed the check and gave a wrong result afterwards; the message is one line."""
+
+
+class BeyondRunnerError(Exception):
+    """The candidate may be right, but this runner cannot run it; the message is one line that says why."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Candidate:
     workspace_elements: Callable[[int], int]  # of M
     tile_m: int = DEFAULT_TOKEN_TILE  # tokens of one tile, where the check looks for errors of tail tiles
     operand_format: OperandFormat = OperandFormat.BF16
+    together: LaunchTogether | None = None  # several launches as one, where that saves time
 
     @classmethod
     def of_manifest(
@@ -62,6 +69,8 @@ class Candidate:
 class Runner(ABC):
     """Runs candidates on one device. Constructing one raises whatever keeps the device from being used."""
 
+    check_depth = CheckDepth.FULL  # of a check that nobody asked more or less of
+
     @abstractmethod
     def device(self) -> DeviceFacts:
         """The device."""
@@ -79,7 +88,7 @@ class Runner(ABC):
     def torch_device(self) -> str:
         """Where the tensors of a launch live, as torch names it."""
 
-    def check(self, candidate: Candidate, seed: int) -> CheckResult:
+    def check(self, candidate: Candidate, seed: int, depth: CheckDepth | None = None) -> CheckResult:
         """Compare the candidate with the reference on inputs drawn from `seed`."""
         from harness.check import check_router
 
@@ -91,6 +100,8 @@ class Runner(ABC):
             seed,
             candidate.tile_m,
             operand_format=candidate.operand_format,
+            depth=depth or self.check_depth,
+            together=candidate.together,
         )
         return replace(check, cases=tuple(map(_with_finite_numbers, check.cases)))
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from harness.trace_math import Computed, Signal
-from kernels.nvfp4 import BLOCK, E2M1_MAX, E4M3_MAX, Nvfp4Tensor
+from kernels.nvfp4 import E2M1_MAX, E4M3_MAX, Nvfp4Tensor
+from kernels.nvfp4_layout import BLOCK
 
 # e4m3: 3 bits of fraction, the smallest normal number 2^-6, the smallest subnormal 2^-9.
 E4M3_HALF_STEP = 2.0**-4

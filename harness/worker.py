@@ -19,7 +19,7 @@ from harness.lifeline import die_with
 from harness.oneline import one_line
 from harness.protocol import Broken, Checked, Evaluate, Finished, Measured, Phase, RatesMeasured, Ready, Reply
 from harness.record import Outcome
-from harness.runner import Runner, WrongResultError
+from harness.runner import BeyondRunnerError, Runner, WrongResultError
 
 Send = Callable[[Reply], None]
 
@@ -64,6 +64,9 @@ def _evaluate_safely(runner: Runner, request: Evaluate, send: Send) -> Finished:
         return _evaluate(runner, request, send, announce)
     except WrongResultError as error:
         return Finished(Outcome.WRONG_RESULT, one_line(str(error)))
+    except BeyondRunnerError as error:
+        # Nothing is known of it: it is recorded like what is compiled where nothing can run it.
+        return Finished(Outcome.COMPILED, one_line(f"{error} (in {phase})"))
     except Exception as error:  # whatever the candidate does costs this candidate only
         return Finished(Outcome.CRASHED, f"{_describe(error)} (in {phase})")
 
@@ -73,7 +76,7 @@ def _evaluate(runner: Runner, request: Evaluate, send: Send, announce: Callable[
     announce("load")
     candidate = runner.load(load_artifact(Path(request.folder)))
     announce("check")
-    check = runner.check(candidate, plan.seed)
+    check = runner.check(candidate, plan.seed, plan.check_depth)
     send(Checked(check))
     if not check.passed:
         return Finished(Outcome.WRONG_RESULT, one_line(check.first_failure))
@@ -91,7 +94,8 @@ def _evaluate(runner: Runner, request: Evaluate, send: Send, announce: Callable[
 
 
 def _describe(error: Exception) -> str:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    on_the_cpu = "can't allocate memory" in str(error)  # torch's CPU allocator raises a RuntimeError
+    if on_the_cpu or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return one_line(f"out of memory: {error}")
     # What follows the first line of a CUDA error is advice on how to debug it.
     return one_line(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 
 from harness import protocol
 from harness.oneline import one_line
@@ -22,9 +23,12 @@ class WorkerDied(Exception):
 
 
 class WorkerProcess:
-    """One worker around the runner `runner` (as `module:Class`). Starting it does not wait for it."""
+    """One worker around the runner `runner` (as `module:Class`), `environment` added to this process's.
 
-    def __init__(self, runner: str) -> None:
+    Starting it does not wait for it.
+    """
+
+    def __init__(self, runner: str, environment: Mapping[str, str]) -> None:
         self._connection, theirs = multiprocessing.Pipe()
         # What a dying process prints is the best account of its end; nobody reads it otherwise.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
@@ -34,7 +38,11 @@ class WorkerProcess:
             stdout=self._log,
             stderr=self._log,
             pass_fds=[theirs.fileno()],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+                **environment,
+            },
             start_new_session=True,  # Ctrl-C is for the parent to handle
         )
         theirs.close()

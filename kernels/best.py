@@ -6,7 +6,9 @@ Tables are looked for in three places, the first fitting one wins:
     ~/.config/routertune/best/*.json  where `routertune export --install` puts them
     kernels/tables/*.json             what the project ships
 
-Files are read once in a process, and what was chosen is kept: the wrapper asks before every launch.
+Measured tables come before those that the simulator modelled, among those that the environment names and
+among all others; a choice from a modelled one costs a warning. Files are read once in a process, and what was
+chosen is kept: the wrapper asks before every launch.
 """
 
 from __future__ import annotations
@@ -33,12 +35,22 @@ def best_known_config(kernels: KernelFamily, problem: RouterProblem, target: str
 
 @lru_cache(maxsize=4096)  # judging one config anew takes 0.1 ms, ten times a small launch
 def _chosen(kernels: KernelFamily, problem: RouterProblem, target: str, m: int, place: str | None) -> Any:
-    for table in (*_named_tables(place), *_found_tables()):
+    for table in (*_measured_first(_named_tables(place)), *_measured_first(_found_tables())):
         if table.family == kernels.name and table.matches(problem, target):
             config = _usable_config(table, kernels, problem, m)
             if config is not None:
+                if table.source == "modelled":
+                    warnings.warn(
+                        f"{kernels.name} for {problem.name} on {target} at M = {m}: the config was chosen by "
+                        "modelled times, no GPU has measured it; sweep on a GPU and export to replace it",
+                        stacklevel=3,
+                    )
                 return config
     return kernels.default_config(problem, m)
+
+
+def _measured_first(tables: tuple[DispatchTable, ...]) -> list[DispatchTable]:
+    return sorted(tables, key=lambda table: table.source != "measured")
 
 
 def _usable_config(table: DispatchTable, kernels: KernelFamily, problem: RouterProblem, m: int) -> Any:

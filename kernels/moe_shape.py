@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from kernels.nvfp4 import BLOCK
+from kernels.nvfp4_layout import BLOCK
 from kernels.problem import RouterProblem
 
 HEAD_DIM = 128

@@ -25,6 +25,7 @@ from results.style import (
     clean,
     count_locator,
     finish,
+    is_modelled,
     minimized_over,
     new_figure,
     ratio_axis,
@@ -58,7 +59,7 @@ def draw_effects(study: Study, m: int | None = None) -> Figure | None:
         ratio_axis(axes, 0.975, high)
         clean(axes)
         if index % columns == 0:
-            axes.set_ylabel("time / best", fontsize=9, color=INK)
+            axes.set_ylabel(f"{'MODELLED ' * is_modelled(study)}time / best", fontsize=9, color=INK)
     where = f"at M = {m}" if m else f"geometric mean over {minimized_over(study)}"
     finish(
         figure,

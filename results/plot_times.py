@@ -26,6 +26,7 @@ from results.style import (
     clean,
     count_locator,
     finish,
+    is_modelled,
     label_ends,
     minimized_over,
     new_figure,
@@ -34,6 +35,8 @@ from results.style import (
     token_axis,
 )
 
+# Measured times are solid lines and no others.
+MODELLED_LINE = (0, (5, 2))
 VERDICT_COLOURS = {Verdict.FASTER: BLUE, Verdict.SLOWER: VERMILION, Verdict.TIE: GREY}
 
 
@@ -53,16 +56,18 @@ def draw_latency(study: Study) -> Figure | None:
         lowest = below
     else:
         axes = lowest = figure.subplots()
-    _draw_lines(axes, choices, others_us=_draw_candidates(axes, study))
+    modelled = is_modelled(study)
+    _draw_lines(axes, choices, others_us=_draw_candidates(axes, study), modelled=modelled)
     token_axis(lowest, study.info.m_values)
-    axes.set_ylabel("time per launch, µs", fontsize=9.5, color=INK)
+    axes.set_ylabel(f"{'MODELLED ' * modelled}time per launch, µs", fontsize=9.5, color=INK)
     lowest.set_xlim(study.info.m_values[0] / 1.5, study.info.m_values[-1] * 1.5)
     objective = study.info.objective
     finish(
         figure,
         study,
         f"Fused router, {study.info.problem.get('name')}: time against the number of tokens",
-        f"Median {objective} time of the best config at each M; dots: all candidates that passed the check",
+        f"{'Modelled' if modelled else 'Median'} {objective} time of the best config at each M; dots: all "
+        "candidates that passed the check",
     )
     return figure
 
@@ -81,12 +86,13 @@ def _draw_candidates(axes: Axes, study: Study) -> list[float]:
     return [float(us) for us in times]
 
 
-def _draw_lines(axes: Axes, choices: Sequence[Choice], others_us: Sequence[float]) -> None:
+def _draw_lines(axes: Axes, choices: Sequence[Choice], others_us: Sequence[float], *, modelled: bool) -> None:
+    drawn = MODELLED_LINE if modelled else "-"
     baseline = [(each.m, each.baseline_us) for each in choices if each.baseline_us]
     lines = [
-        ("best fused", BLUE, "o", "-", [(each.m, each.best_us) for each in choices]),
-        ("two kernels", VERMILION, "s", "-", baseline),
-        ("floor", INK, "", "--", [(each.m, each.best.floor_us) for each in choices]),
+        ("best fused", BLUE, "o", drawn, [(each.m, each.best_us) for each in choices]),
+        ("two kernels", VERMILION, "s", drawn, baseline),
+        ("floor", INK, "", ":" if modelled else "--", [(each.m, each.best.floor_us) for each in choices]),
     ]
     lines = [line for line in lines if line[-1]]
     for _, colour, marker, style, points in lines:
@@ -166,7 +172,7 @@ def draw_progress(study: Study) -> Figure | None:
     low, high = min(shown) / 1.06, max(shown) * 1.06
     ratio_axis(axes, low, high)
     label_ends(axes, ends, low, high)
-    axes.set_ylabel("time / floor", fontsize=9.5, color=INK)
+    axes.set_ylabel(f"{'MODELLED ' * is_modelled(study)}time / floor", fontsize=9.5, color=INK)
     axes.set_xlabel("candidate, in the order of the sweep", fontsize=9.5, color=INK)
     axes.set_xlim(0, last + 1)
     axes.xaxis.set_major_locator(count_locator())

@@ -10,6 +10,7 @@ from results.frames import trials_frame
 from results.markdown import bullets, images, number, table
 from results.stats import Verdict, median_interval
 from results.study import ConfigKey, Study, config_key
+from results.style import is_modelled
 
 HEADER = (
     "M", "config", "cold µs", "warm µs", "95 % interval", "floor µs", "floor / time", "M tokens/s", "TFLOP/s",
@@ -20,6 +21,16 @@ VERDICT_WORDS = {
     Verdict.SLOWER: "**two kernels are faster**",
     Verdict.TIE: "tie",
 }
+MODELLED_HEADER = tuple(f"modelled {name}" if name.endswith(" µs") else name for name in HEADER)
+MEASURED_TIMES = (
+    "Median times per launch; rates and shares are of the {objective} time, and the interval is that of its "
+    "median. The floor is what the device's own copy and matrix rates, measured in the same run, allow."
+)
+MODELLED_TIMES = (
+    "Modelled times per launch: one number each, without samples or noise, so the interval has no width; "
+    "rates and shares are of the {objective} time. The floor is what the bandwidth and matrix rate in the "
+    "simulator's table of the target allow."
+)
 TIE_RULE = "there the fixed rule chose (fewer registers, less shared memory, then by the config)"
 
 
@@ -30,13 +41,15 @@ def best(study: Study, choices: Sequence[Choice], plots_in: Path) -> str:
     names: dict[ConfigKey, str] = {}
     for choice in choices:
         names.setdefault(config_key(choice.best.record), f"C{len(names) + 1}")
+    modelled = is_modelled(study)
     return "\n\n".join(
         [
-            "## The best config at each M",
-            f"Median times per launch; rates and shares are of the {study.info.objective} time, and the "
-            "interval is that of its median. The floor is what the device's own copy and matrix rates, "
-            "measured in the same run, allow.",
-            table(HEADER, [_row(choice, names[config_key(choice.best.record)]) for choice in choices]),
+            f"## The best config at each M{', modelled' * modelled}",
+            (MODELLED_TIMES if modelled else MEASURED_TIMES).format(objective=study.info.objective),
+            table(
+                MODELLED_HEADER if modelled else HEADER,
+                [_row(choice, names[config_key(choice.best.record)]) for choice in choices],
+            ),
             _how_chosen(choices),
             *images(plots_in, "latency"),
             "The configs:",

@@ -34,6 +34,9 @@ def conditions(study: Study) -> str:
             ("matrix rate", _range([each.matrix_flop_per_s / 1e12 for each in rates], "TFLOP/s")),
             ("smallest kernel", _range([each.empty_launch_us for each in rates], "µs")),
         ]
+    if group.source is Source.MODELLED:
+        rows.append(("measurements", f"none: {len(measured)} modelled times, one at each M and cache state"))
+        return "\n\n".join(["## Conditions", table(("", ""), rows), _checked(study)]).rstrip()
     throttled = Counter(reason for at in measured for reason in at.conditions.throttle_reasons)
     reasons = ", ".join(f"{reason} {count}×" for reason, count in throttled.most_common())
     rows += [
@@ -143,13 +146,16 @@ def _limits_of_search(study: Study) -> list[str]:
 
 
 def _limits_of_choice(study: Study, choices: tuple[Choice, ...]) -> list[str]:
-    if timed_group(study.records) is None:
+    group = timed_group(study.records)
+    if group is None:
         return []
     items = []
     chosen = {choice.m for choice in choices}
     if missing := [m for m in study.info.m_values if m not in chosen]:
         items.append(f"Anything at M = {_listed(missing)}: no candidate was ok and steady there.")
-    if unconfirmed := [choice.m for choice in choices if not choice.confirmed]:
+    # A modelled time is the same each time: there is no luck in it that a confirmation would show.
+    measured = group.source is Source.MEASURED
+    if measured and (unconfirmed := [choice.m for choice in choices if not choice.confirmed]):
         items.append(
             f"That the winners at M = {_listed(unconfirmed)} are as fast as shown: they were not measured "
             "again, and the fastest of many measurements flatters itself."

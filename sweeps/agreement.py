@@ -1,20 +1,20 @@
 """How far the simulator agrees with a GPU: the same artifacts, run and timed on both.
 
-    python -m sweeps.agreement pack FOLDER                        here: compile a sample of the space and pack it
-    python3 FOLDER/measure.py --out records.jsonl --outputs outputs.npz      on the GPU host
-    python -m sweeps.agreement compare records.jsonl outputs.npz --output agreement.json      here again
+    python -m sweeps.agreement pack FOLDER                                  # here: compile a sample, pack it
+    python3 FOLDER/measure.py --out records.jsonl --outputs outputs.npz     # on the GPU host
+    python -m sweeps.agreement compare records.jsonl outputs.npz --output agreement.json         # here again
 
-`compare` runs every artifact in the simulator on the GPU's inputs and models its time at every measured M. Half of
-the configs, those with an even place in the sample, may serve for calibration: the figures are given for both.
+`compare` runs every artifact in the simulator on the GPU's inputs and models its time at every measured M.
+Every other config of the sample may serve for calibration: the figures are given for both halves.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from harness.cache import ArtifactCache
 from harness.compile import compile_cached
 from harness.executor import MeasurePlan
 from harness.oneline import one_line
-from harness.operands import Outputs
 from harness.pack import write_pack
 from harness.pack_outputs import answer, digest, inputs_at
 from harness.provenance import provenance
@@ -36,9 +35,11 @@ from harness.records import read_records
 from harness.runner import Candidate
 from harness.simulator.model import Model
 from harness.simulator.run import Program
+from harness.simulator.runner import unread_arguments
 from kernels.families import family
 from kernels.family import ParamValue
 from kernels.problem import preset
+from sweeps.covering import covering_order
 from sweeps.space import Space
 
 SCHEMA = "routertune.agreement/1"
@@ -90,26 +91,6 @@ class Agreement:
     schema: str = SCHEMA
 
 
-def sample(space: Space, count: int, seed: int) -> list[dict[str, ParamValue]]:
-    """`count` legal configs, every choice of every parameter among them as early as possible.
-
-    A uniform draw would hardly meet rare choices: of each 64 drawn the one with most choices not seen yet is taken.
-    """
-    rng = np.random.default_rng(seed)
-    seen: dict[tuple[str, ParamValue], int] = {}
-    chosen: list[dict[str, ParamValue]] = []
-    while len(chosen) < min(count, len(space)):
-        drawn = [space.params(int(index)) for index in rng.integers(len(space), size=64)]
-        fresh = [params for params in drawn if params not in chosen]
-        if not fresh:
-            continue
-        best = min(fresh, key=lambda params: sum(min(seen.get(item, 0), 8) for item in params.items()))
-        chosen.append(best)
-        for item in best.items():
-            seen[item] = seen.get(item, 0) + 1
-    return chosen
-
-
 @click.group()
 def main() -> None:
     """Compare the simulator with a GPU."""
@@ -124,7 +105,7 @@ def pack(folder: Path, problem: str, configs: int, also: Path | None) -> None:
     """Compile a sample of the Hopper space and pack it."""
     kernels, target = family("fused_sm90"), "sm_90a"
     space = Space(kernels, preset(problem), target)
-    wanted = sample(space, configs, SAMPLE_SEED)
+    wanted = list(islice(covering_order(space, SAMPLE_SEED), configs))
     wanted += [params for params in (json.loads(also.read_text()) if also else []) if params not in wanted]
     artifacts = []
     for params in wanted:
@@ -180,7 +161,8 @@ def _compare(record: TrialRecord, gpu: Any, *, calibrates: bool, run: bool) -> C
         began = time.process_time()
         model = Model(program, {entry.kernel: entry.registers for entry in record.resources})
         times = tuple(
-            Timed(at.m, at.cold.median_us, _modelled(model, candidate, at.m)) for at in record.measurements
+            Timed(at.m, at.cold.median_us, model.microseconds(unread_arguments(candidate, at.m)))
+            for at in record.measurements
         )
     except Exception as error:  # one config that the simulator cannot run must not hide the others
         return Compared(
@@ -204,18 +186,6 @@ def _answer(candidate: Candidate, key: str, gpu: Any, m: int) -> Answered:
     same = ids == found.ids.numpy()
     error = np.abs(found.weights.numpy() - weights) / np.abs(weights)
     return Answered(m, int((~same).sum()), float(error[same].max(initial=0.0)), seconds)
-
-
-def _modelled(model: Model, candidate: Candidate, m: int) -> float:
-    import torch
-
-    problem = candidate.problem
-    outputs = Outputs.poisoned(problem, m, candidate.workspace_elements(m), "cpu")
-    # Only addresses matter: nothing is read from operands that nobody multiplies.
-    a = torch.empty(m, problem.hidden, dtype=torch.bfloat16)
-    b = torch.empty(problem.experts, problem.hidden, dtype=torch.bfloat16)
-    bias, alpha = torch.zeros(problem.experts), torch.ones(1)
-    return model.microseconds((a, b, bias, alpha, outputs.workspace, outputs.weights, outputs.ids))
 
 
 def _line(compared: Compared) -> str:
@@ -262,4 +232,4 @@ def rank_line(pairs: Sequence[tuple[float, float]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,7 +12,9 @@ from typing import Any
 
 import click
 
+from sweeps.cli_simulate import simulate
 from sweeps.cli_trace import trace
+from sweeps.cli_verify import verify
 from sweeps.errors import STOPPED, exit_status
 
 Command = Callable[..., Any]
@@ -96,15 +98,22 @@ def _apply(command: Command, options: tuple[Callable[[Command], Command], ...]) 
 
 
 def _spec(spec_name: str | None, problem: str | None, target: str | None, **search: Any) -> Any:
-    from sweeps.spec import DEFAULT_SPEC, load_spec
+    from sweeps.spec import default_spec, load_spec
 
-    overrides = {f"search.{key}": value for key, value in search.items() if value is not None}
+    spec_name = spec_name or default_spec()
+    # What a person asks for holds on a GPU and on the simulator.
+    overrides = {
+        f"{table}.{key}": value
+        for key, value in search.items()
+        if value is not None
+        for table in ("search", "simulator")
+    }
     if target is not None:
         overrides["target"] = target
     if problem is not None:
         # Another problem is another study: its name must not be the spec's own.
-        overrides |= {"problem": problem, "name": f"{Path(spec_name or DEFAULT_SPEC).stem}-{problem}"}
-    return load_spec(spec_name or DEFAULT_SPEC, overrides)
+        overrides |= {"problem": problem, "name": f"{Path(spec_name).stem}-{problem}"}
+    return load_spec(spec_name, overrides)
 
 
 def _found(spec_name: str | None, problem: str | None, target: str | None, **place: str | None) -> Any:
@@ -121,6 +130,18 @@ def _loaded(place: Any) -> Any:
 
     storage = open_storage(place.storage)
     return load_study(storage, read_study(storage, place.study).study_name)
+
+
+def _export_if_any(place: Any) -> None:
+    """Write the best config at each M beside a sweep's other results, once there is one."""
+    from results.choose import choose_all
+    from results.export import export_best
+
+    loaded = _loaded(place)
+    if choose_all(loaded):
+        path = place.results / "best.json"
+        table = export_best(loaded, path)
+        click.echo(f"{path}: the best config at each M, {table.source} on {table.device}")
 
 
 @click.group(
@@ -151,10 +172,16 @@ def main(debug: bool) -> None:
 @study_options
 @click.option(
     "--executor",
-    type=click.Choice(["auto", "cuda", "none"]),
+    type=click.Choice(["auto", "cuda", "simulator", "none"]),
     default="auto",
     show_default=True,
-    help="What runs candidates; auto: the GPU where there is one for the target, else none (compile only).",
+    help="What runs candidates; auto: the GPU where there is one for the target, else the simulator, whose "
+    "times are modelled; none: compile only.",
+)
+@click.option(
+    "--check",
+    type=click.Choice(["full", "brief"]),
+    help="How much is checked before a time.  [default: full on a GPU, brief on the simulator]",
 )
 @click.option("--trials", type=int, help="Budget of configs, over all runs of the study.")
 @click.option("--minutes", type=float, help="Time budget of this run's search.")
@@ -166,6 +193,7 @@ def sweep(
     storage: str | None,
     study: str | None,
     executor: str,
+    check: str | None,
     trials: int | None,
     minutes: float | None,
     workers: int | None,
@@ -174,20 +202,27 @@ def sweep(
     """Sweep: compile, check, time and record candidates.
 
     Ctrl-C finishes the trial that is being measured and stops; the same command goes on from there. Without a
-    GPU for the target the candidates are compiled and nothing is run.
+    GPU for the target the simulator executes the compiled candidates: their times are modelled, and kept
+    apart from measured ones. The best config at each M is written to runs/STUDY/best.json.
     """
-    spec = _spec(spec_name, problem, target, trials=trials, minutes=minutes)
+    from harness.executor import CheckDepth
     from sweeps.run import run_sweep
+    from sweeps.spec import default_spec
 
-    stopped = run_sweep(
+    spec_name = spec_name or default_spec()
+    spec = _spec(spec_name, problem, target, trials=trials, minutes=minutes)
+
+    place, stopped = run_sweep(
         spec,
-        spec_name=spec_name or "default",
+        spec_name=spec_name,
         storage=storage,
         study=study,
         executor=executor,
         workers=workers,
         cache=cache,
+        check_depth=CheckDepth(check) if check else None,
     )
+    _export_if_any(place)
     if stopped:
         raise click.exceptions.Exit(STOPPED)
 
@@ -246,7 +281,7 @@ def export(output: Path | None, install: bool, **named: Any) -> None:
     from sweeps.places import RUNS, best_file, install_best
 
     loaded = _loaded(_found(**named))
-    name = best_file(loaded.info.problem["name"], loaded.info.target)
+    name = best_file(loaded.info.problem["name"], loaded.info.target, loaded.info.source)
     path = output or RUNS / "best" / name
     table = export_best(loaded, path)
     click.echo(f"{path}: {len(table.entries)} values of M, {table.source} on {table.device}")
@@ -357,7 +392,9 @@ def bench(trials: int) -> None:
     click.echo(f"tuner's own time: {overhead_ms(trials):.1f} ms per trial over {trials} trials")
 
 
+main.add_command(simulate)
 main.add_command(trace)
+main.add_command(verify)
 
 
 if __name__ == "__main__":

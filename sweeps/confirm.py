@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from harness.record import Outcome, ParamValue, TrialRecord
 from sweeps.job import Job, Workshop
-from sweeps.measuring import MeasuringThread
+from sweeps.measuring import MeasuringThreads
 from sweeps.objective import Metric
 from sweeps.space import config_id
 from sweeps.stop import StopRequest
@@ -67,7 +67,7 @@ def confirm(
     jobs = [replace(job, compiled=future.result()) for job, future in zip(jobs, compiled, strict=True)]
     order = np.random.default_rng(workshop.seed)
     with (
-        MeasuringThread(study, workshop, stop) as measuring,
+        MeasuringThreads(study, workshop, stop) as measuring,
         tqdm(total=rounds * len(jobs), desc="confirming", disable=None, dynamic_ncols=True) as bar,
     ):
         for round_ in range(rounds):

@@ -1,14 +1,14 @@
 """The driver: ask, compile, measure, tell, until the budget or the space is used up.
 
-    ask --> compile pool (several in flight) --> one measuring thread --> store the record --> tell
+    ask --> compile pool (several in flight) --> measuring threads --> store the record --> tell
 
 Candidates are asked ahead of measuring, so that compiled ones queue for the executor and the GPU never waits
-for the main thread: the measuring thread takes the next in the order in which compiles end, while the main
-thread asks and tells. It stores each record before it takes the next, some milliseconds in seconds, so that a
-kill never costs more than the trial in flight. Without an executor the same sweep compiles everything and
-runs nothing.
+for the main thread: a measuring thread (one for a GPU, one for each lane of the simulator) takes the next in
+the order in which compiles end, while the main thread asks and tells. It stores each record before it takes
+the next, some milliseconds in seconds, so that a kill never costs more than the trials in flight. Without an
+executor the same sweep compiles everything and runs nothing.
 
-Whatever stops a sweep, the trial that is being measured is waited for and recorded; those behind it are
+Whatever stops a sweep, what is being measured is waited for and recorded; the trials behind it are
 released, to be asked first by the next run with their artifacts in the cache. When the process is killed
 instead, `store.recover` does the same at the next start; what was in flight is measured again.
 """
@@ -32,7 +32,7 @@ from kernels.family import KernelFamily
 from sweeps import store
 from sweeps.confirm import confirm, finalists, rounds_left
 from sweeps.job import Job, Workshop
-from sweeps.measuring import MeasuringThread
+from sweeps.measuring import MeasuringThreads
 from sweeps.objective import told_value
 from sweeps.progress import Progress
 from sweeps.sampler import SnappingSampler
@@ -99,9 +99,10 @@ class Driver:
         self._left = len(waiting) + len(self._sampler.unseen)
         total = min(self._spec.search.trials or len(self._space), len(self._space))
         with (
-            MeasuringThread(self._study, self._workshop, self._stop) as self._measuring,
+            MeasuringThreads(self._study, self._workshop, self._stop) as self._measuring,
             Progress(total, self._asked) as self._progress,
         ):
+            self._ask_ahead()  # the configs that are known to be good: they make the first results
             if not any(record.role == "baseline" for record in known):
                 for family, params in self._baselines:
                     self._start(Job(family, params, "baseline", seed=0))

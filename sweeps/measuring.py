@@ -1,4 +1,7 @@
-"""The measuring thread: one job after the other, each record stored before the next begins."""
+"""The measuring threads, one for each lane of the executor: a GPU has one, which nothing may disturb.
+
+In each, one job comes after the other, and its record is stored before the next begins.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,19 @@ from sweeps.job import Job, Workshop
 from sweeps.stop import POLL_S, StopRequest
 
 
-class MeasuringThread:
-    """Measures jobs in the order in which they are submitted. A job's result is its record, stored already,
+class MeasuringThreads:
+    """Begins jobs in the order in which they are submitted. A job's result is its record, stored already,
     or None when the sweep was to stop before it ended; `ExecutorError` when the executor itself broke."""
 
     def __init__(self, study: optuna.Study, workshop: Workshop, stop: StopRequest) -> None:
         self._study = study
         self._workshop = workshop
         self._stop = stop
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="measure")
+        lanes = workshop.executor.lanes if workshop.executor is not None else 1
+        self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="measure")
 
     def submit(self, job: Job) -> Future[TrialRecord | None]:
-        return self._thread.submit(self._measure, job)
+        return self._threads.submit(self._measure, job)
 
     def settle(self, future: Future[TrialRecord | None]) -> None:
         """Wait until `future` is done; a second stop request ends what is being measured."""
@@ -56,4 +60,4 @@ class MeasuringThread:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)

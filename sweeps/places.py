@@ -6,13 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.record import Source
 from kernels.best import BEST_VARIABLE, USER_TABLES
 from kernels.dispatch_table import DispatchTable, save_table
 from sweeps.errors import StudyError
 from sweeps.spec import SweepSpec
 
 RUNS = Path("runs")
-COMPILED = "-compiled"
+# What a study's name says of where its times are from: times of two sources never share a study.
+SUFFIXES = {Source.MEASURED: "", Source.MODELLED: "-modelled", Source.NONE: "-compiled"}
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,10 @@ class Place:
         return RUNS / (self.study or Path(self.storage).stem)
 
 
-def place_for(spec: SweepSpec, storage: str | None, study: str | None, *, compiled_only: bool) -> Place:
-    """Where a sweep of `spec` is kept. A sweep that only compiles has a study of its own, so that the folder
-    can be copied to a GPU host and swept there."""
-    name = study or f"{spec.name}-{spec.target}{COMPILED if compiled_only else ''}"
+def place_for(spec: SweepSpec, storage: str | None, study: str | None, *, source: Source) -> Place:
+    """Where a sweep of `spec` with times from `source` is kept. Without a GPU it has a study of its own, so
+    that the folder can be copied to a GPU host and swept there."""
+    name = study or f"{spec.name}-{spec.target}{SUFFIXES[source]}"
     return Place(storage or str(RUNS / f"{name}.db"), name)
 
 
@@ -45,7 +47,7 @@ def find_place(spec: SweepSpec | None, storage: str | None, study: str | None) -
     if study is not None:
         return Place(str(RUNS / f"{study}.db"), study)
     if spec is not None:
-        places = [place_for(spec, None, None, compiled_only=compiled) for compiled in (False, True)]
+        places = [place_for(spec, None, None, source=source) for source in SUFFIXES]
         return next((place for place in places if Path(place.storage).is_file()), places[0])
     found = max(RUNS.glob("*.db"), key=lambda path: path.stat().st_mtime, default=None)
     if found is None:
@@ -53,9 +55,9 @@ def find_place(spec: SweepSpec | None, storage: str | None, study: str | None) -
     return Place(str(found), None)
 
 
-def best_file(problem: str, target: str) -> str:
-    """The name of an exported table."""
-    return f"{problem}-{target}.json"
+def best_file(problem: str, target: str, source: str) -> str:
+    """The name of an exported table: a modelled one never replaces a measured one."""
+    return f"{problem}-{target}{SUFFIXES[Source(source)]}.json"
 
 
 def install_best(table: DispatchTable, name: str) -> Path:

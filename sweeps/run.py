@@ -6,8 +6,8 @@ import msgspec
 
 from harness.cache import ArtifactCache
 from harness.compile_pool import CompilePool
-from harness.executor import Executor, MeasurePlan
-from harness.executors import NoExecutor, make_executor
+from harness.executor import CheckDepth, Executor, MeasurePlan
+from harness.executors import make_executor
 from harness.provenance import provenance
 from harness.record import ParamValue, Source
 from harness.trial import RunFacts
@@ -26,11 +26,17 @@ from sweeps.spec import SweepSpec
 from sweeps.stop import stop_on_signal
 
 COMPILED_ONLY = """\
-Nothing was run: {reason}.
-The configs are compiled, and nothing is known of their speed. To measure them on a GPU host,
-  copy this folder there and run `make sweep`; or, where it has no network or compiler,
+Nothing was run, as asked. The configs are compiled, and nothing is known of their speed. To measure them on a
+GPU host, copy this folder there and run `make sweep`; or, where it has no network or compiler,
   `routertune pack --spec {spec} --output PACK` here, `python3 PACK/measure.py --out records.jsonl` there,
   and `routertune collect records.jsonl --spec {spec}` here again."""
+
+# A check takes seconds on an idle core, and a sweep's cores are not idle.
+SIMULATOR_TIMEOUT_S = 600.0
+
+MODELLED = """\
+{device}: every candidate's compiled code is executed and checked by the simulator.
+Its times are MODELLED, not measured: they rank configs, and only a GPU can confirm them."""
 
 
 def run_sweep(
@@ -42,22 +48,26 @@ def run_sweep(
     executor: str,
     workers: int | None,
     cache: str | None,
-) -> bool:
-    """Sweep, and print what came out; returns whether it was stopped before its end.
+    check_depth: CheckDepth | None = None,
+) -> tuple[Place, bool]:
+    """Sweep, and print what came out; where it is kept, and whether it was stopped before its end.
 
-    `executor` is "auto", "cuda", or "none" to compile only.
+    `executor` is one of `harness.executors.EXECUTORS`, or "none" to compile only. `check_depth` None leaves
+    it to the executor.
     """
     space = Space(family(spec.family), spec.problem, spec.target, spec.parameters)
-    opened = NoExecutor("as asked") if executor == "none" else make_executor(executor, spec.target)
-    compiled_only = isinstance(opened, NoExecutor)
-    place = place_for(spec, storage, study, compiled_only=compiled_only)
-    if isinstance(opened, NoExecutor):
+    if executor == "none":
+        place = place_for(spec, storage, study, source=Source.NONE)
         ending = drive(spec, space, place, None, workers=workers, cache=cache)
-        print(COMPILED_ONLY.format(reason=opened.reason, spec=spec_name))
-    else:
-        with opened:
-            ending = drive(spec, space, place, opened, workers=workers, cache=cache)
-    return ending is Ending.STOPPED
+        print(COMPILED_ONLY.format(spec=spec_name))
+        return place, ending is Ending.STOPPED
+    with make_executor(executor, spec.target) as opened:
+        place = place_for(spec, storage, study, source=opened.source)
+        if opened.source is Source.MODELLED:
+            spec = spec.for_simulator()
+            print(MODELLED.format(device=opened.device().name))
+        ending = drive(spec, space, place, opened, workers=workers, cache=cache, check_depth=check_depth)
+    return place, ending is Ending.STOPPED
 
 
 def drive(
@@ -68,9 +78,11 @@ def drive(
     *,
     workers: int | None,
     cache: str | None,
+    check_depth: CheckDepth | None = None,
 ) -> Ending:
     """Run the sweep in the study at `place`; everything that can be refused is, before any compile."""
     kernels = space.family
+    modelled = executor is not None and executor.source is Source.MODELLED
     baselines = baseline_configs(spec)
     first = [best_known_config(kernels, spec.problem, spec.target, m) for m in spec.m_values]
     first += [kernels.default_config(spec.problem, m) for m in spec.m_values]
@@ -99,7 +111,11 @@ def drive(
             target=spec.target,
             pool=pool,
             executor=executor,
-            plan=MeasurePlan(m_values=spec.m_values),
+            plan=MeasurePlan(
+                m_values=spec.m_values,
+                timeout_s=SIMULATOR_TIMEOUT_S if modelled else MeasurePlan.timeout_s,
+                check_depth=check_depth,
+            ),
             facts=RunFacts.of(executor, origin),
             seed=spec.search.seed,
         )

@@ -29,6 +29,10 @@
     finalists = 2                     # the fastest so many at each M
     rounds = 3                        # how often each is measured again, interleaved; 0: never
 
+    [simulator]                       # instead of [search]'s, where no GPU is there and times are modelled
+    trials = 60
+    minutes = 4
+
 Only `problem` and `family` must be there. Anything unknown is refused with one line that names the known.
 """
 
@@ -37,19 +41,22 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import msgspec
 
+from harness.device import visible_capabilities
 from harness.executor import DEFAULT_M_VALUES
+from harness.toolchain import TARGETS
 from kernels.family import ParamValue
 from kernels.problem import RouterProblem, preset
 from sweeps.errors import SpecError
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 DEFAULT_SPEC = "default"
+BLACKWELL_SPEC = "blackwell"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -102,6 +109,17 @@ class ConfirmSpec:
 
 
 @dataclass(frozen=True)
+class SimulatorSpec:
+    """What ends the search where the simulator stands in for a GPU; None: what ends it on a GPU."""
+
+    trials: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        SearchSpec(trials=self.trials, minutes=self.minutes)  # the same limits
+
+
+@dataclass(frozen=True)
 class SweepSpec:
     """One sweep. Raises `ValueError` for values that make no sense together."""
 
@@ -115,6 +133,7 @@ class SweepSpec:
     objective: ObjectiveSpec = ObjectiveSpec()
     baseline: BaselineSpec = BaselineSpec()
     confirm: ConfirmSpec = ConfirmSpec()
+    simulator: SimulatorSpec = SimulatorSpec()
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -127,6 +146,25 @@ class SweepSpec:
     @property
     def objective_m_values(self) -> tuple[int, ...]:
         return self.objective.m_values or self.m_values
+
+    def for_simulator(self) -> SweepSpec:
+        """The sweep as the simulator runs it. A modelled time is the same when it is modelled again: nothing
+        is confirmed."""
+        search = replace(
+            self.search,
+            trials=self.simulator.trials or self.search.trials,
+            minutes=self.simulator.minutes or self.search.minutes,
+        )
+        return replace(self, search=search, confirm=replace(self.confirm, rounds=0))
+
+
+def default_spec() -> str:
+    """The committed sweep that is meant when none is named.
+
+    Hopper's on a host with such a GPU; elsewhere Blackwell's, the kernel's home, in the simulator if need be.
+    """
+    hopper = TARGETS["sm_90a"] in visible_capabilities()
+    return DEFAULT_SPEC if hopper else BLACKWELL_SPEC
 
 
 def preset_names() -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from harness.simulator import effects
 from harness.simulator.absent import UNWRITTEN
-from harness.simulator.errors import SimulationError
+from harness.simulator.errors import NotSimulatedError, SimulationError
 from harness.simulator.instruction_set import lookup, reads_carry, writes_carry
 from harness.simulator.ops_lanes import ACROSS_LANES
 from harness.simulator.program import Block, Branch, Program, Wait
@@ -52,7 +52,7 @@ def broken(instruction: Instruction, error: SimulationError) -> Callable[..., An
     """An instruction that the simulator does not know: an error when a warp reaches it, not before."""
 
     def fail(*_: Any) -> Any:
-        raise SimulationError(str(error))
+        raise NotSimulatedError(str(error))
 
     return fail
 

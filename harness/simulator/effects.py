@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from harness.simulator.errors import SimulationError
+from harness.simulator.errors import NotSimulatedError, SimulationError
 from harness.simulator.packed import pack, unpack
 from harness.simulator.ptx import Instruction
 from harness.simulator.registry import TYPES
@@ -113,7 +113,7 @@ def wait_of(instruction: Instruction) -> Wait:
     for length in range(min(5, len(parts)), 0, -1):
         if found := _WAITS.get(parts[:length]):
             return found(instruction)
-    raise SimulationError(f"{instruction.opcode} is not known")
+    raise NotSimulatedError(f"{instruction.opcode} is not known")
 
 
 def mover(sources: int, targets: int, width: Any) -> Run:

@@ -58,8 +58,8 @@ def shared_place(
 ) -> tuple[Array, Array]:
     """(row, offset) of shared::cluster addresses, each [W, 32] or [W, 1].
 
-    What inactive lanes hold is no address. Accesses to other CTAs are noted as the warps' own, except
-    `by_copy`: an asynchronous operation that notes its end itself.
+    What inactive lanes hold is no address. Accesses to other CTAs are noted as the warps' own, unless they
+    are `by_copy`: an asynchronous operation that notes its end itself.
     """
     offsets = np.asarray(address).astype(np.int64)
     if active is not None and offsets.ndim == 2 and offsets.shape[1] > 1:

@@ -13,13 +13,14 @@ import numpy.typing as npt
 from harness.simulator.cohort import Cohort
 from harness.simulator.effects import Run, effect
 from harness.simulator.effects_memory import shared_place
-from harness.simulator.errors import SimulationError
+from harness.simulator.errors import NotSimulatedError, SimulationError
 from harness.simulator.ptx import Address, Instruction, Vector
 from harness.simulator.tcgen05_copy import SHAPES
 from harness.simulator.tcgen05_instruction import Kind, Mma, decode_mma
 from harness.simulator.tcgen05_layout import LaneLayout
+from harness.simulator.tensor_issue import Issued
 from harness.simulator.tensor_memory import LANES, QUADRANT, column_of
-from harness.simulator.tensor_unit import Issued, TensorUnit, tensor_unit
+from harness.simulator.tensor_unit import TensorUnit, tensor_unit
 
 Array = npt.NDArray[Any]
 COLLECTOR = ("discard", "fill", "use", "lastuse")
@@ -41,7 +42,7 @@ def issuers(c: Cohort, m: Any, instruction: Instruction) -> Array:
     lanes = c.active(m).sum(1)
     if (lanes > 1).any():
         raise SimulationError(
-            f"{instruction.parts[1]} issued by {lanes.max()} lanes of a warp: want one thread"
+            f"{instruction.parts[1]} issued by {lanes.max()} lanes of a warp: want one thread", lanes > 1
         )
     here: Array = lanes == 1
     return here
@@ -62,7 +63,7 @@ def mma(instruction: Instruction) -> Run:
     for part in parts[2:]:
         known = part in ("block_scale", *vectors) or part.startswith(("cta_group::", "kind::"))
         if not known and not (part.startswith("collector::a::") and part.split("::")[2] in COLLECTOR):
-            raise SimulationError(f"{instruction.opcode} is not known")
+            raise NotSimulatedError(f"{instruction.opcode} is not known")
     group = cta_group(instruction)
     from_memory = isinstance(instruction.operands[1], Address)
     masked = len(instruction.operands) > 4 and isinstance(instruction.operands[4], Vector)
@@ -80,7 +81,8 @@ def mma(instruction: Instruction) -> Run:
             scale_a, scale_b = (operand(c, m, here, value, np.uint32) for value in rest[:2])
             rest = rest[2:]
         elif masked:
-            disabled = np.stack([operand(c, m, here, value, np.uint32) for value in rest[0]], 1)
+            lanes = np.stack([operand(c, m, here, value, np.uint32) for value in rest[0]], 1)
+            disabled = lanes if lanes.any() else None
             rest = rest[1:]
         enable, *scale_input = rest
         codes = operand(c, m, here, descriptor, np.uint32)
@@ -135,7 +137,7 @@ def _multiply(unit: TensorUnit, one: Issued, shape: Mma, times: Array) -> None:
 
 
 def claim(unit: TensorUnit, one: Issued, places: list[tuple[str, Array, int]]) -> None:
-    """Check that the columns of (role, address [G], columns) are allocated, and that what they held is over."""
+    """Check that the columns of each (role, address [G], columns) are allocated and not in use."""
     for role, address, columns in places:
         first = column_of(address)
         for cta in one.ctas.T:
@@ -151,7 +153,7 @@ def copy(instruction: Instruction) -> Run:
     group = cta_group(instruction)
     shape = ".".join(part for part in instruction.parts[2:] if not part.startswith("cta_group::"))
     if shape not in SHAPES:
-        raise SimulationError(f"{instruction.opcode} is not known")
+        raise NotSimulatedError(f"{instruction.opcode} is not known")
     columns = SHAPES[shape].row_bytes // 4
 
     def run(c: Cohort, m: Any, target: Any, descriptor: Any) -> None:
@@ -184,7 +186,7 @@ def commit(instruction: Instruction) -> Run:
     group = cta_group(instruction)
     multicast = "multicast::cluster" in instruction.parts
     if "mbarrier::arrive::one" not in instruction.parts:
-        raise SimulationError(f"{instruction.opcode} is not known")
+        raise NotSimulatedError(f"{instruction.opcode} is not known")
 
     def run(c: Cohort, m: Any, address: Any, mask: Any = 0) -> None:
         here = issuers(c, m, instruction)
@@ -213,7 +215,7 @@ def commit(instruction: Instruction) -> Run:
         def arrive(times: Array) -> None:
             if exits is not None and known is not None:
                 exits.deliver("mbarrier", known[which], keys, machine.mbarriers.phase[keys])
-            if ordering is not None:
+            if ordering is not None and clocks is not None:
                 ordering.deliver("mbarrier", clocks[which], keys, machine.mbarriers.phase[keys])
             machine.mbarriers.arrive(keys, 1, times[which])
 

@@ -27,5 +27,9 @@ class SimulationError(Exception):
         return error
 
 
+class NotSimulatedError(SimulationError):
+    """The kernel uses what the simulator does not know: nothing is known of the kernel."""
+
+
 class Deadlock(SimulationError):
     """No warp can go on and no asynchronous unit has anything left to do."""

@@ -3,7 +3,7 @@
 
 Hardware gives the NaN 0x7fffffff (f32) or 0x7fff (f16, bf16) whatever NaN came in, and integer
 comparisons of float bits can see that; a host processor propagates the payload, and makes negative ones.
-f64 payloads are left alone.
+f64 payloads are left alone. Some conversions keep payloads too: see `ops_convert`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from harness.simulator.absent import UNWRITTEN, Absent
 from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
 from harness.simulator.blame import deadlock, place, warp_name
 from harness.simulator.cohort import LANES, Cohort, Frame
-from harness.simulator.errors import Deadlock, SimulationError
+from harness.simulator.errors import Deadlock, NotSimulatedError, SimulationError
 from harness.simulator.global_memory import GlobalMemory
 from harness.simulator.launch import Launch
 from harness.simulator.loaded import LoadedKernel
@@ -144,7 +144,7 @@ class Machine:
     def special(self, name: str) -> Any:
         value = self._specials.get(name)
         if value is None:
-            raise SimulationError(f"special register {name} is not known")
+            raise NotSimulatedError(f"special register {name} is not known")
         return value
 
     def symbol_address(self, symbol: Symbol) -> Any:

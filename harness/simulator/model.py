@@ -11,7 +11,7 @@ A small grid is simulated whole; there the model equals the machine's full run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Model:
     """Modelled times of one artifact.
 
     `registers`: of a thread as compiled, by kernel name (from the cubin). `weights`: which arguments of a
-    launch all tokens share.
+    launch all tokens share. `make_units`: another `Units`, one for each wave.
     """
 
     def __init__(
@@ -45,11 +45,13 @@ class Model:
         registers: Mapping[str, int] | None = None,
         target: Target | None = None,
         weights: tuple[int, ...] = (1,),
+        make_units: Callable[..., Units] = Units,
     ) -> None:
         self.program = program
         self.weights = weights
         self.registers = dict(registers or {})
         self.target = target
+        self.make_units = make_units
 
     def microseconds(self, args: Sequence[Any], warm: bool = False) -> float:
         """Time of one launch of the artifact on `args`; `warm`: the inputs lie in the L2 already."""
@@ -103,7 +105,7 @@ class Model:
     ) -> float:
         """Cycles of one wave of `clusters`; `later`: the wave before has brought what all columns share."""
         chosen = representative(launch, clusters)
-        units = Units(target, clusters, len(chosen), warm, later, ranges)
+        units = self.make_units(target, clusters, len(chosen), warm, later, ranges)
         machine = Machine(kernel, launch, memory, chosen, units, functional=False)
         return float(machine.run().max())
 
@@ -129,8 +131,9 @@ def resident_clusters(kernel: LoadedKernel, launch: Launch, target: Target, regi
         int(chip["max_threads"]) // launch.threads,
     )
     per_sm = max(1, per_sm)
-    gpcs, sms = int(chip["gpcs"]), target.sms
-    small = sms // gpcs // 2 * 2  # SMs come in pairs; what is left over makes some GPCs larger
-    larger = (sms - small * gpcs) // 2
-    sizes = [small + 2 * (number < larger) for number in range(gpcs)]
-    return max(1, sum(size * per_sm // launch.cluster_size for size in sizes))
+    size = launch.cluster_size
+    if (known := chip.get(f"clusters_of_{size}")) is not None:
+        return max(1, int(known) * per_sm)
+    # Not measured for this target: GPCs of equal size, SMs in pairs.
+    sms_of_gpc = target.sms // int(chip["gpcs"]) // 2 * 2
+    return max(1, sms_of_gpc * per_sm // size * int(chip["gpcs"]))

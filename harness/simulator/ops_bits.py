@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, reduce
 
 import numpy as np
@@ -115,19 +116,28 @@ def shf(form: Form) -> Execute:
     return execute
 
 
+def _field_place(width: int) -> Callable[[Bits], Bits]:
+    """How `bfe` and `bfi` read a field's position or length.
+
+    The ISA restricts both to 0..255. Of larger ones, ptxas's code (sm_90a and sm_100a, 13.0) takes the low 8
+    bits with 32-bit types, as the ISA's pseudo-code does, but the whole operand with 64-bit ones, where the
+    shifts then push everything out.
+    """
+    return (lambda x: x & np.uint32(0xFF)) if width == 32 else np.positive
+
+
 @instruction("bfe", "u32 s32 u64 s64")
 def bfe(form: Form) -> Execute:
-    """`length` bits of a from `position` on (each the low 8 bits of its operand), zero or sign extended."""
+    """`length` bits of a from `position` on, zero or sign extended."""
     width = form.dtype.itemsize * 8
-    unsigned = DTYPES[f"u{width}"].type
-    byte = np.uint32(0xFF)
+    unsigned, place = DTYPES[f"u{width}"].type, _field_place(width)
 
     def zero_extended(a: Bits, position: Bits, length: Bits) -> Bits:
-        mask = (unsigned(1) << (length & byte).astype(unsigned)) - unsigned(1)
-        return (a >> (position & byte).astype(unsigned)) & mask
+        mask = (unsigned(1) << place(length).astype(unsigned)) - unsigned(1)
+        return (a >> place(position).astype(unsigned)) & mask
 
     def sign_extended(a: Bits, position: Bits, length: Bits) -> Bits:
-        position, length = (position & byte).astype(form.dtype), (length & byte).astype(form.dtype)
+        position, length = place(position).astype(form.dtype), place(length).astype(form.dtype)
         above = width - np.minimum(position + length, form.dtype.type(width))
         field = (a.view(form.dtype) << above) >> np.minimum(position + above, form.dtype.type(width - 1))
         return select(length == 0, unsigned(0), field.view(unsigned))
@@ -138,12 +148,11 @@ def bfe(form: Form) -> Execute:
 @instruction("bfi", "b32 b64")
 def bfi(form: Form) -> Execute:
     """b with `length` of its bits from `position` on replaced by the low bits of a."""
-    unsigned = form.dtype.type
-    byte = np.uint32(0xFF)
+    unsigned, place = form.dtype.type, _field_place(form.dtype.itemsize * 8)
 
     def execute(a: Bits, b: Bits, position: Bits, length: Bits) -> Bits:
-        shift = (position & byte).astype(unsigned)
-        mask = ((unsigned(1) << (length & byte).astype(unsigned)) - unsigned(1)) << shift
+        shift = place(position).astype(unsigned)
+        mask = ((unsigned(1) << place(length).astype(unsigned)) - unsigned(1)) << shift
         return (b & ~mask) | ((a << shift) & mask)
 
     return execute

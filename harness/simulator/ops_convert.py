@@ -25,7 +25,13 @@ _TO_INTEGER: dict[str, Callable[..., Any]] = {
     "rmi": np.floor,
     "rpi": np.ceil,
 }
-_FLAGS = " ".join((*MODES, *_TO_INTEGER, "rna", "ftz", "sat", "satfinite", "relu", "pack"))
+# Conversions that only place bits, so that NaNs stay as they are (H100; the ISA says nothing of payloads).
+_MOVES: dict[tuple[str, ...], Execute] = {
+    ("f32", "bf16"): lambda a: READERS["bf16"](a).view(np.uint32),
+    ("f32", "f32"): np.positive,
+    ("f64", "f64"): np.positive,
+}
+_FLAGS = " ".join((*MODES, *_TO_INTEGER, "ftz", "sat", "satfinite", "relu", "pack"))
 
 
 def _integer(type_: str) -> Callable[[Bits], Any]:
@@ -62,7 +68,7 @@ def from_integer(form: Form) -> Execute:
     return lambda a: _as_register(np.minimum(np.maximum(read(a), low), high).astype(dtype))
 
 
-@instruction("cvt", "f16 bf16 f32 f64", _FLAGS)
+@instruction("cvt", "f16 bf16 f32 f64", f"{_FLAGS} rna")
 def from_float(form: Form) -> Execute:
     """A float as an integer (always clamped) or as another float."""
     if form.types[0] in PACKED_TARGETS:
@@ -71,6 +77,10 @@ def from_float(form: Form) -> Execute:
     before: Execute = flush if "ftz" in form and source == "f32" else np.positive
     if target in DTYPES and target not in READERS:
         return _float_to_integer(form, target, source)
+    if "rna" in form:
+        return _to_nearest_away_tf32(form)
+    if form.modifiers in _MOVES:
+        return _MOVES[form.modifiers]
     read, write = READERS[source], _float_writer(form, target)
     whole = [_TO_INTEGER[name] for name in form.modifiers if name in _TO_INTEGER]
     if target == source and len(whole) <= 1:
@@ -85,7 +95,7 @@ def from_float(form: Form) -> Execute:
 
 def _float_writer(form: Form, target: str) -> Callable[[Floats], Bits]:
     """Rounds float64 to the target format, once, with the form's modifiers."""
-    mode = form.one_of(*MODES, "rna", default="rn")
+    mode = form.one_of(*MODES, default="rn")
     limit: Callable[..., Any] = saturate if "sat" in form else np.positive
     if target == "f64":
         if mode != "rn":
@@ -93,12 +103,14 @@ def _float_writer(form: Form, target: str) -> Callable[[Floats], Bits]:
         return lambda x: WRITERS["f64"](limit(x))
     if target == "f32":
         after: Execute = flush if "ftz" in form else np.positive
+        if (
+            form.type == "f64"
+        ):  # NaNs keep their sign and top payload bits, made quiet: the host's as an H100's
+            return lambda x: after(to_f32(limit(x), mode).view(np.uint32))
         return lambda x: after(bits_f32(to_f32(limit(x), mode)))
     satfinite, relu = "satfinite" in form, "relu" in form
-    if target == "tf32" and mode not in ("rn", "rz", "rna"):
+    if target == "tf32" and mode not in ("rn", "rz"):
         raise SimulationError(f"{form}: tf32 has .rn, .rz and .rna only")
-    if mode == "rna":
-        return lambda x: _to_nearest_away_tf32(x, satfinite)
     dtype = np.uint32 if target == "tf32" else np.uint16
     number_format, rounding = FORMATS[target], Rounding(mode)
     return lambda x: encode(limit(x), number_format, rounding, satfinite=satfinite, relu=relu).astype(dtype)[
@@ -106,14 +118,24 @@ def _float_writer(form: Form, target: str) -> Callable[[Floats], Bits]:
     ]
 
 
-def _to_nearest_away_tf32(exact: Floats, satfinite: bool) -> Bits:
-    """f32 numbers rounded to 10 mantissa bits, ties away from zero; the exponent takes a carry by itself."""
-    bits = exact.astype(np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(1 << 12)) & np.uint32(0xFFFFE000)
-    if satfinite:
-        largest = (bits & np.uint32(1 << 31)) | np.uint32(0x7F7FE000)
-        rounded = select((rounded & np.uint32(0x7F800000)) == 0x7F800000, largest, rounded)
-    return select(exact != exact, np.uint32(FORMATS["tf32"].canonical_nan << 13), rounded)
+def _to_nearest_away_tf32(form: Form) -> Execute:
+    """f32 bits rounded to 10 mantissa bits, ties away from zero; the exponent takes a carry by itself.
+
+    Infinities and NaNs are truncated, as on an H100, where a NaN of only low bits becomes an infinity.
+    """
+    if form.types != ("tf32", "f32"):
+        raise SimulationError(f"{form}: .rna rounds f32 to tf32 only")
+    exponent, satfinite = np.uint32(0x7F800000), "satfinite" in form
+    half, unit = np.uint32(1 << 12), np.uint32(1 << 13)
+
+    def execute(a: Bits) -> Bits:
+        is_finite = (a & exponent) != exponent
+        rounded = (a + select(is_finite, half, np.uint32(0))) & ~(unit - np.uint32(1))
+        if satfinite:
+            rounded = select((rounded & exponent) == exponent, rounded - unit, rounded)
+        return rounded
+
+    return execute
 
 
 def _float_to_integer(form: Form, target: str, source: str) -> Execute:

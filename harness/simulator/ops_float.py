@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from harness.simulator.errors import SimulationError
-from harness.simulator.float_bits import READERS, bits_f32, bits_f64, flush, flushing, saturate
+from harness.simulator.float_bits import (
+    READERS,
+    WRITERS,
+    bits_f32,
+    bits_f64,
+    flush,
+    flush_f16,
+    flushing,
+    saturate,
+)
 from harness.simulator.registry import Execute, Form, instruction
 from harness.simulator.rounding import F32, F64, MODES, Floats, directed, select, sum_f32, to_f32
 
@@ -125,54 +134,50 @@ def sqrt(form: Form) -> Execute:
     return on_floats(form, root)
 
 
-@instruction("abs", "f16 bf16 f16x2 bf16x2 f32 f64", "ftz")
+@instruction("abs", "f16 f32", "ftz")
+@instruction("abs", "bf16 f64")
 def abs_(form: Form) -> Execute:
-    """The sign bit cleared."""
-    signs = _sign_bits(form)
-    return _on_signs(form, lambda a: a & ~signs)
+    """|a|."""
+    return _on_sign(form, np.abs)
 
 
-@instruction("neg", "f16 bf16 f16x2 bf16x2 f32 f64", "ftz")
+@instruction("neg", "f16 f32", "ftz")
+@instruction("neg", "bf16 f64")
 def neg(form: Form) -> Execute:
-    """The sign bit inverted."""
-    signs = _sign_bits(form)
-    return _on_signs(form, lambda a: a ^ signs)
+    """-a."""
+    return _on_sign(form, np.negative)
+
+
+def _on_sign(form: Form, function: Callable[[Floats], Floats]) -> Execute:
+    """`function`, as hardware does it: adding -0, so that NaNs come out as from any addition.
+
+    The ISA leaves the NaN open; f32 and halves give the canonical one, which `neg` does not make negative.
+    """
+    read, write = READERS[form.type], WRITERS[form.type]
+    if form.type == "f64":  # only here is there a difference: a signalling NaN becomes quiet
+        execute = lambda a: write(function(read(a)) + F64(-0.0))  # noqa: E731
+    else:
+        execute = lambda a: write(function(read(a)))  # noqa: E731
+    return flushing(execute, flush_f16 if form.type == "f16" else flush) if "ftz" in form else execute
 
 
 @instruction("copysign", "f32 f64")
 def copysign(form: Form) -> Execute:
     """b with the sign of a."""
-    sign = _sign_bits(form)
+    sign = np.uint32(1 << 31) if form.type == "f32" else np.uint64(1 << 63)
     return lambda a, b: (a & sign) | (b & ~sign)
-
-
-def _sign_bits(form: Form) -> Any:
-    return {
-        "f16": np.uint16(0x8000),
-        "bf16": np.uint16(0x8000),
-        "f16x2": np.uint32(0x80008000),
-        "bf16x2": np.uint32(0x80008000),
-        "f32": np.uint32(0x80000000),
-        "f64": np.uint64(1 << 63),
-    }[form.type]
-
-
-def _on_signs(form: Form, function: Execute) -> Execute:
-    if "ftz" in form and form.type == "f32":
-        return lambda a: function(flush(a))
-    return function
 
 
 @instruction("testp", "f32 f64", "finite infinite number notanumber normal subnormal")
 def testp(form: Form) -> Execute:
-    """Whether the operand is of the named kind."""
+    """Whether the operand is of the named kind; the ISA counts both zeros as normal."""
     read, smallest = READERS[form.type], np.finfo(form.dtype).smallest_normal
     tests: dict[str, Callable[[Floats], Any]] = {
         "finite": np.isfinite,
         "infinite": np.isinf,
         "number": lambda x: x == x,
         "notanumber": np.isnan,
-        "normal": lambda x: np.isfinite(x) & (np.abs(x) >= smallest),
+        "normal": lambda x: np.isfinite(x) & ((np.abs(x) >= smallest) | (x == 0)),
         "subnormal": lambda x: (np.abs(x) < smallest) & (x != 0),
     }
     test = tests[form.one_of(*tests)]

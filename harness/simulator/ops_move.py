@@ -2,6 +2,7 @@
 
 `mov` of vectors is `packed.pack` and `packed.unpack`; of special registers, the machine's business.
 Generic addresses equal shared, parameter and global ones in the simulator, so `cvta` changes nothing.
+On hardware the generic address of shared memory is in a window whose upper 32 bits the driver chooses.
 """
 
 from __future__ import annotations

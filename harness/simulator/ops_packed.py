@@ -22,6 +22,8 @@ _LIMITS = "ftz NaN xorsign abs relu"
 @instruction("fma", f"{_HALVES} f32x2", _ARITHMETIC)
 @instruction("min", f"{_HALVES} u16x2 s16x2", _LIMITS)
 @instruction("max", f"{_HALVES} u16x2 s16x2", _LIMITS)
+@instruction("abs", _HALVES, "ftz")
+@instruction("neg", _HALVES, "ftz")
 @instruction("ex2", _HALVES, "approx ftz")
 @instruction("tanh", _HALVES, "approx")
 def both_halves(form: Form) -> Execute:

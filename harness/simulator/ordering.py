@@ -1,16 +1,16 @@
 """What is ordered before what, as far as accesses to tensor memory are concerned: vector clocks.
 
-An *agent* is a warp, or the tensor core working for a warp. Accesses of an agent carry its *epoch*; a vector clock
-says up to which epoch of every agent of the cluster one knows that accesses are over. Clocks travel through
-barriers. PTX ISA, "Memory Consistency Model for 5th generation of TensorCore operations":
+An *agent* is a warp, or the tensor core working for a warp. Accesses of an agent carry its *epoch*; a vector
+clock says up to which epoch of every agent of the cluster one knows that accesses are over. Clocks travel
+through barriers. PTX ISA, "Memory Consistency Model for 5th generation of TensorCore operations":
 
-- what a warp loads and stores itself is over behind `tcgen05.wait::ld` (`::st`), and others learn of it when a
-  `tcgen05.fence::before_thread_sync` lies between it and the arrival;
+- what a warp loads and stores itself is over behind `tcgen05.wait::ld` (`::st`), and others learn of it when
+  a `tcgen05.fence::before_thread_sync` lies between it and the arrival;
 - what tensor cores do for a warp is over when a `tcgen05.commit` arrives, which needs no such fence;
 - what a warp learns at a barrier counts for its own accesses behind a `tcgen05.fence::after_thread_sync`.
 
-Stricter than the ISA in one point: a copy or product may follow one of another thread's only behind a commit, though
-"pipelined instructions, different thread" would let fences do.
+Stricter than the ISA in one point: a copy or product may follow one of another thread's only behind a commit,
+though "pipelined instructions, different thread" would let fences do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 
 @dataclass
 class BarrierClocks:
-    """Of every barrier, what its arrivals know: `open` with those of the phase under way, `closed` without."""
+    """Of every barrier, what its arrivals know: `open` with those of this phase, `closed` without."""
 
     agents: int
     open: Array = field(init=False)
@@ -39,7 +39,7 @@ class BarrierClocks:
         self.phase = np.zeros(0, np.int64)
 
     def turn(self, keys: Array, phases: Array) -> None:
-        """The barriers `keys` are in `phases` now: what arrived in earlier ones is known to whoever waited."""
+        """The barriers `keys` are in `phases` now: whoever waited knows what arrived in earlier ones."""
         more = int(keys.max(initial=-1)) + 1 - len(self.phase)
         if more > 0:
             zeros = np.zeros((more, self.agents), np.int32)

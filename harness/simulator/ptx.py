@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from harness.simulator.errors import SimulationError
+from harness.simulator.errors import NotSimulatedError, SimulationError
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ class _Body:
             elif statement.startswith((".pragma", ".loc", ".file", ".section")):
                 pass
             elif statement.startswith("."):
-                raise SimulationError(f"directive {statement.split()[0]} is not known")
+                raise NotSimulatedError(f"directive {statement.split()[0]} is not known")
             else:
                 self.kernel.body.append(instruction(statement, line, renamed))
         except SimulationError as error:

@@ -1,11 +1,11 @@
 """A shadow of tensor memory that catches accesses which nothing orders.
 
-For each CTA, quarter of 32 lanes and column: the last write, the last reads of the warps that reach the quarter, and
-the last read by a tensor core. A warp's half-quarter accesses (16 lanes) count for the whole quarter.
+For each CTA, quarter of 32 lanes and column: the last write, the last reads of the warps that reach the
+quarter, and the last read by a tensor core. A warp's accesses of 16 lanes count for the whole quarter.
 
 Products and copies issued by one thread execute in order where the PTX ISA says so ("Pipelined tcgen05
-instructions": mma after mma, mma after cp), and where every published kernel relies on it: a copy of scale factors
-over those that products before it read.
+instructions": mma after mma, mma after cp), and where every published kernel relies on it: a copy of scale
+factors over those that products before it read.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy.typing as npt
 from harness.simulator.errors import SimulationError
 from harness.simulator.ordering import Ordering
 from harness.simulator.ptx import Instruction
-from harness.simulator.tensor_memory import COLUMNS
+from harness.simulator.tensor_memory import COLUMNS, QUADRANT
 
 Array = npt.NDArray[Any]
 QUARTERS = 4
 
-# What a role of an instruction of a thread may follow without waiting, of the roles of that thread's before it.
+# For each role of an instruction, the roles of its thread's earlier ones that it may follow without waiting.
 PIPELINED = {
     "accumulator": ("accumulator",),
     "source": ("copy",),
@@ -147,7 +147,7 @@ class TensorShadow:
     def _check(
         self, track: _Track, cells: Cells, does: str, did: str, core: Array | None = None, role: str = ""
     ) -> None:
-        """Raise unless what `track` holds is over, or executes in order with what `core` [G] does in `role`."""
+        """Raise unless what `track` holds is over, or in order with what `core` [G] does in `role`."""
         ordering, warps = self.ordering, cells.warps
         agent, epoch = track.agent[cells.flat], track.epoch[cells.flat]
         if (agent < 0).all():
@@ -163,15 +163,17 @@ class TensorShadow:
         if late.any():
             group, place = np.argwhere(late)[0]
             seen = ordering.seen[warps[group], agent[group, place]] >= epoch[group, place]
-            self._fail(cells, int(group), int(place), track, does, did, bool(own[group, place]), bool(seen))
+            story = self._story(
+                int(cells.flat[group, place]), track, does, did, bool(own[group, place]), bool(seen)
+            )
+            raise SimulationError(story, late.any(1))
 
-    def _fail(
-        self, cells: Cells, group: int, place: int, track: _Track, does: str, did: str, own: bool, seen: bool
-    ) -> None:
-        cell = int(cells.flat[group, place])
+    def _story(self, cell: int, track: _Track, does: str, did: str, own: bool, seen: bool) -> str:
+        """What is unordered at `cell`, and what would order it."""
         row, quarter, column = cell // (QUARTERS * COLUMNS), cell // COLUMNS % QUARTERS, cell % COLUMNS
         name, _ = self._names[int(track.what[cell])]
         agent = int(track.agent[cell])
+        warp = agent % self.ordering.per_cluster % self.warps_per_cta
         kind = "ld" if did == "reads" else "st"
         if seen:
             want = "the barrier between them counts with a tcgen05.fence::after_thread_sync behind it"
@@ -181,10 +183,9 @@ class TensorShadow:
             want = "want a wait for a tcgen05.commit behind it"
         else:
             want = f"want a tcgen05.wait::{kind}, a tcgen05.fence::before_thread_sync and a barrier behind it"
-        raise SimulationError(
-            f"{does} tensor memory of CTA {row}, lanes {32 * quarter} to {32 * quarter + 31}, column {column}, that "
-            f"{name} for warp {agent % self.ordering.per_cluster % self.warps_per_cta} {did}, and nothing orders the "
-            f"two: {want}"
+        return (
+            f"{does} tensor memory of CTA {row}, lanes {QUADRANT * quarter} on, column {column}, "
+            f"that {name} for warp {warp} {did}, and nothing orders the two: {want}"
         )
 
     def _what(self, instruction: Instruction, role: str) -> int:

@@ -1,83 +1,31 @@
 """The tensor cores' queue: what `tcgen05.mma` and `tcgen05.cp` have issued and what of it is complete.
 
-Products and copies of one thread execute in the order of issue, when the next commit behind them is due: operands in
-shared memory are read then, as late as hardware might. Products of one accumulator that follow each other are
-executed as one. Until then what they read is in flight, and a copy that overwrites it is an error.
+Products and copies of one thread execute in the order of issue, when the next commit behind them is due:
+operands in shared memory are read then, as late as hardware might. Until then what they read is in flight,
+and a copy that overwrites it is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
-from harness.simulator.ptx import Instruction
-from harness.simulator.tcgen05_copy import SHAPES, chunk_indices, copy_to_tensor_memory
-from harness.simulator.tcgen05_instruction import Mma
+from harness.simulator.tcgen05_copy import copy_to_tensor_memory
 from harness.simulator.tcgen05_mma import Scales, TensorCore
 from harness.simulator.tensor_allocation import Allocations
 from harness.simulator.tensor_hazards import TensorShadow
+from harness.simulator.tensor_issue import Issued, reads_of, runs_of, steps_of
 from harness.simulator.tensor_memory import TensorMemory
 
 if TYPE_CHECKING:
     from harness.simulator.machine import Machine
 
 Array = npt.NDArray[Any]
-WORDS_PER_CHUNK = 4
-
-
-@dataclass(frozen=True)
-class Issued:
-    """One instruction issued by G warps, each working on the CTAs `ctas` [G, P], even rank first.
-
-    Of a product: `d` [G], `a` and `b` [G] (descriptors, or A's address), `accumulate` [G], scale factors' addresses
-    [G]. Of a copy, named `shape`: `d` is the target and `a` the descriptor.
-    """
-
-    instruction: Instruction
-    warps: Array
-    ctas: Array
-    d: Array
-    a: Array
-    b: Array
-    accumulate: Array
-    scale_a: Array
-    scale_b: Array
-    disabled: Array | None = None
-    mma: Mma | None = None
-    shape: str = ""
-    a_in_tensor_memory: bool = False
-    scale_input: int = 0
-    order: int = 0
-
-    @cached_property
-    def reads(self) -> list[tuple[Array, Array]]:
-        """What it reads of shared memory, operand by operand: CTAs [n] and words [1 or n, w], ascending."""
-        return [(ctas, words) for ctas, words, _ in _reads([self])]
-
-    def of(self, chosen: Array) -> Issued:
-        """The same of some of its warps (bool [G])."""
-        arrays = {name: value[chosen] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return replace(self, **arrays)
-
-    def continues(self, earlier: Issued) -> bool:
-        """Whether this product adds to the one before it and may be executed with it."""
-        return (
-            self.mma is not None
-            and self.mma == earlier.mma
-            and self.disabled is None
-            and earlier.disabled is None
-            and self.a_in_tensor_memory == earlier.a_in_tensor_memory
-            and self.scale_input == 0
-            and bool(self.accumulate.all())
-            and np.array_equal(self.warps, earlier.warps)
-            and np.array_equal(self.d, earlier.d)
-        )
 
 
 @dataclass
@@ -115,8 +63,11 @@ class TensorUnit:
     def issue(self, one: Issued, cycles: float, times: Array) -> None:
         """Queue an instruction that takes `cycles` and was issued at `times` [G]."""
         machine = self.machine
-        if not machine.shared.alive[one.ctas].all():
-            raise SimulationError("a CTA that the instruction works on has exited")
+        dead = ~machine.shared.alive[one.ctas].all(1)
+        if dead.any():
+            raise SimulationError("a CTA that the instruction works on has exited", dead)
+        if machine.functional:
+            self._check_operands([one])
         self._order += 1
         self.queue.append(replace(one, order=self._order))
         ends = machine.units.occupy_tensor_cores(machine.sm_of_row[one.ctas], cycles, times)
@@ -142,16 +93,14 @@ class TensorUnit:
                     read = words[group % len(words)]
                     if ((read >= first_word[copy]) & (read <= last_word[copy])).any():
                         raise SimulationError(
-                            f"a copy overwrites shared memory of CTA {rows[copy]} from {4 * int(first_word[copy]):#x} "
-                            f"on, which {one.instruction.opcode} (PTX line {one.instruction.line}) may still read"
+                            f"a copy overwrites shared memory of CTA {rows[copy]} from "
+                            f"{4 * int(first_word[copy]):#x} on, which {one.name} may still read"
                         )
 
     def check_exit(self, rows: Array) -> None:
         for one in self.queue:
             if np.isin(one.ctas, rows).any():
-                raise SimulationError(
-                    f"a CTA exits before {one.instruction.opcode} (PTX line {one.instruction.line}) is complete"
-                )
+                raise SimulationError(f"a CTA exits before {one.name} is complete")
         self.allocations.check_exit(rows)
 
     def check_finished(self) -> None:
@@ -173,19 +122,39 @@ class TensorUnit:
         self.queue = rest
         if not self.machine.functional:
             return
-        for run in _runs(mine):
+        for run in runs_of(mine):
             try:
                 self._perform(run)
             except SimulationError as error:
-                first = run[0].instruction
-                raise error.located(f"PTX line {first.line}: `{first.text}`") from error
+                raise error.located(self._place(run[0], error.wrong)) from error
+
+    def _place(self, one: Issued, wrong: Array | None) -> str:
+        """The first warp that `wrong` [G] marks (None: any), and the instruction it issued earlier."""
+        warp = one.warps[0 if wrong is None else int(np.argmax(wrong))]
+        row = int(self.machine.row_of_warp[warp])
+        return (
+            f"warp {self.machine.warp_in_cta[warp]} of CTA {self.machine.cta_name(row)} at PTX line "
+            f"{one.instruction.line}: `{one.instruction.text}`"
+        )
+
+    def _check_operands(self, run: list[Issued]) -> None:
+        """Raise unless what a run reads of shared memory has been written, and fenced where it must be.
+
+        It has to be so when an instruction is issued, and still when it is executed.
+        """
+        for ctas, words, pages in reads_of(run):
+            try:
+                self.machine.shared.check_async_read(ctas, words, pages)
+            except SimulationError as error:
+                if error.wrong is not None:
+                    error.wrong = error.wrong.reshape(run[0].ctas.shape).any(1)
+                raise
 
     def _perform(self, run: list[Issued]) -> None:
         """One copy, or products of one accumulator."""
         first = run[0]
         shared = self.machine.shared
-        for ctas, words, pages in _reads(run):
-            shared.check_async_read(ctas, words, pages)
+        self._check_operands(run)
         if first.mma is None:
             flat, group = first.ctas.reshape(-1), first.ctas.shape[1]
             copy_to_tensor_memory(
@@ -193,57 +162,19 @@ class TensorUnit:
             )
             return
 
-        scales = Scales(_steps(run, "scale_a"), _steps(run, "scale_b")) if first.mma.scale else None
+        scales = Scales(steps_of(run, "scale_a"), steps_of(run, "scale_b")) if first.mma.scale else None
         self.core.multiply(
             first.mma,
             first.ctas,
             first.d,
-            _steps(run, "a"),
-            _steps(run, "b"),
+            steps_of(run, "a"),
+            steps_of(run, "b"),
             accumulate=first.accumulate,
             scales=scales,
             a_in_tensor_memory=first.a_in_tensor_memory,
             scale_input=first.scale_input,
             disabled_lanes=first.disabled,
         )
-
-
-def _runs(issued: list[Issued]) -> Iterator[list[Issued]]:
-    """Copies one by one, products in runs that accumulate into the same place."""
-    run: list[Issued] = []
-    for one in issued:
-        if run and not one.continues(run[-1]):
-            yield run
-            run = []
-        run.append(one)
-    if run:
-        yield run
-
-
-def _reads(run: list[Issued]) -> Iterator[tuple[Array, Array, Array | None]]:
-    """What a run reads of shared memory, operand by operand: CTAs [n], words [1 or n, w] and their pages."""
-    first = run[0]
-    flat, group = first.ctas.reshape(-1), first.ctas.shape[1]
-    if first.mma is None:
-        shape = SHAPES[first.shape]
-        chunks = np.stack([chunk_indices(shape, int(d)).reshape(-1) for d in first.a])
-        chunks.sort()
-        words = (chunks[..., None] * WORDS_PER_CHUNK + np.arange(WORDS_PER_CHUNK)).reshape(len(chunks), -1)
-        yield flat, words.repeat(group, 0), None
-        return
-    operands = [(first.mma.b, _steps(run, "b"))]
-    if not first.a_in_tensor_memory:
-        operands.append((first.mma.a, _steps(run, "a")))
-    for operand, descriptors in operands:
-        words, pages = operand.words(descriptors)
-        if len(words) > 1:
-            words, pages = words.repeat(group, 0), pages.repeat(group, 0)
-        yield flat, words, pages
-
-
-def _steps(run: list[Issued], name: str) -> Array:
-    """An operand [G, S] of all instructions of a run."""
-    return np.stack([getattr(one, name) for one in run], 1)
 
 
 def tensor_unit(machine: Machine) -> TensorUnit:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.bandwidth import Bandwidth
 from harness.simulator.program import Branch, Program
 from harness.simulator.ptx import Instruction, Not, Pair, Reg, Vector
 from harness.simulator.target import Target
@@ -99,13 +100,12 @@ class Units:
         self.share = share
         # A GPC takes in no more than so much: few clusters reach few GPCs.
         gpcs = min(chip["gpcs"], max(clusters, simulated))
-        self.l2_rate = min(chip["l2_bytes"], chip["gpc_bytes"] * gpcs) * share
-        self.dram_rate = chip["dram_bytes"] * share
+        self.l2 = Bandwidth(min(chip["l2_bytes"], chip["gpc_bytes"] * gpcs) * share)
+        self.dram = Bandwidth(chip["dram_bytes"] * share)
         slots = target.sms * 64
         self.sm_free = np.zeros(slots)
         self.tensor_free = np.zeros(slots)
         self.fetched = np.zeros((slots, 0), np.bool_)
-        self.l2_free = self.dram_free = 0.0
         self.seen: dict[Any, float] = {}
         self._stand_ins: dict[tuple[int, ...], Array] = {}
 
@@ -139,32 +139,19 @@ class Units:
         each tile, so that it comes from memory once; `shared`: all columns of the grid read these tiles.
         """
         chip = self.target.chip
-        order = np.argsort(times, kind="stable")
-        start = np.empty(len(times))
-        cost = np.zeros(len(times))
-        at_memory = np.zeros(len(times))
-        for index in order:
-            sm = sms[index]
-            start[index] = max(times[index], self.sm_free[sm]) + chip["tma_issue_cycles"]
-            self.sm_free[sm] = start[index] + sizes[index] / chip["sm_bytes"]
-            tile = tiles[index]
-            known = self.seen.get(tile)
-            if known is not None:
-                at_memory[index] = known
-            elif not self.warm and not (shared and self.shared_in_l2):
-                # A tile that all columns read comes once for all of them.
-                cost[index] = traffic[index] * (self.share if shared else 1.0)
-                at_memory[index] = -1.0
-        self.l2_free, at_l2 = _queue(start[order], traffic[order] / self.l2_rate, self.l2_free)
         done = np.empty(len(times))
-        done[order] = at_l2 + chip["l2_latency"]
-        fresh = order[at_memory[order] < 0]
-        if len(fresh):
-            self.dram_free, served = _queue(start[fresh], cost[fresh] / self.dram_rate, self.dram_free)
-            at_memory[fresh] = served + chip["dram_latency"]
-            for index in fresh:
-                self.seen[tiles[index]] = at_memory[index]
-        return np.maximum(np.maximum(done, at_memory), self.sm_free[sms])
+        for index in np.argsort(times, kind="stable"):
+            sm, tile = sms[index], tiles[index]
+            start = max(times[index], self.sm_free[sm]) + chip["tma_issue_cycles"]
+            self.sm_free[sm] = start + sizes[index] / chip["sm_bytes"]
+            arrived = self.l2.take(start, traffic[index]) + chip["l2_latency"]
+            if tile not in self.seen:
+                in_l2 = self.warm or (shared and self.shared_in_l2)
+                # A tile that all columns read comes once for all of them.
+                amount = traffic[index] * (self.share if shared else 1.0)
+                self.seen[tile] = 0.0 if in_l2 else self.dram.take(start, amount) + chip["dram_latency"]
+            done[index] = max(arrived, self.seen[tile], self.sm_free[sm])
+        return done
 
     def is_shared(self, address: int) -> bool:
         """Whether all columns of the grid read the tensor at `address`."""
@@ -203,11 +190,3 @@ class Units:
         if shape not in self._stand_ins:
             self._stand_ins[shape] = np.random.default_rng(0).standard_normal(shape, np.float32)
         return self._stand_ins[shape]
-
-
-def _queue(times: Array, service: Array, free: float) -> tuple[float, Array]:
-    """First come, first served: requests at ascending `times`, each taking `service`; when each is served."""
-    total = np.cumsum(service)
-    begin = np.maximum(times, free) - (total - service)
-    done = np.maximum.accumulate(begin) + total
-    return float(done[-1]), done

@@ -330,8 +330,12 @@ class Sm90RouterGemm:
             cute.make_layout((words, blocks), stride=(1, 32 * c.mma_rows)),
         )
         threads = WARPGROUP * c.warpgroups
-        for step in cutlass.range(words * blocks // threads, unroll=4):
+        whole, rest = divmod(words * blocks, threads)
+        for step in cutlass.range(whole, unroll=4):
             padding[thread + step * threads] = Int32(0)
+        if const_expr(rest > 0):  # noqa: SIM102 - the compiler's branch around the kernel's
+            if thread < rest:
+                padding[thread + whole * threads] = Int32(0)
         cute.arch.fence_proxy("async.shared", space="cta")
 
     @cute.jit

@@ -22,6 +22,7 @@ from harness.artifact import LAUNCHER, Artifact, ArtifactManifest
 from harness.cache import ArtifactCache, artifact_key
 from harness.compile_result import CompileResult
 from harness.executor import MeasurePlan
+from harness.executors import ONE_THREAD
 from harness.process_executor import ProcessExecutor
 from harness.record import Conditions, DeviceFacts, Measurement, Rates, Source
 from harness.runner import Candidate, Launch, Runner
@@ -186,4 +187,9 @@ class StandinRunner(Runner):
 
 def standin_executor() -> ProcessExecutor:
     """An executor whose worker process runs stand-ins."""
-    return ProcessExecutor("tests.harness.standin:StandinRunner", name="standin", source=Source.MODELLED)
+    return ProcessExecutor(
+        "tests.harness.standin:StandinRunner",
+        name="standin",
+        source=Source.MODELLED,
+        environment=ONE_THREAD,
+    )

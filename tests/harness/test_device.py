@@ -5,10 +5,11 @@ from __future__ import annotations
 import pynvml
 import pytest
 
+from harness import executors
 from harness.device import DeviceMonitor, reason_names, visible_devices
 from harness.executor import ExecutorError
-from harness.executors import NoExecutor, make_executor
-from harness.record import Conditions
+from harness.executors import make_executor
+from harness.record import Conditions, Source
 from harness.toolchain import ToolchainError
 
 
@@ -66,17 +67,24 @@ def test_devices_hidden_from_cuda_are_not_visible(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("no_nvml")
-def test_without_a_device_auto_says_why_and_cuda_refuses() -> None:
-    found = make_executor("auto", "sm_90a")
-    assert isinstance(found, NoExecutor)
-    assert "compute capability 9.0" in found.reason
-    assert "routertune pack" in found.reason
-    with pytest.raises(ExecutorError, match="no NVIDIA GPU is visible"):
+@pytest.mark.parametrize("target", ["sm_90a", "sm_100a", "sm_103a"])
+def test_without_a_device_auto_is_the_simulator_and_says_so(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "MAX_SIMULATORS", 1)
+    with make_executor("auto", target) as found:
+        assert (found.name, found.source, found.lanes) == ("simulator", Source.MODELLED, 1)
+        assert found.device().name.startswith(f"simulated {target} (")
+
+
+@pytest.mark.usefixtures("no_nvml")
+def test_without_a_device_cuda_says_why_and_what_to_do() -> None:
+    with pytest.raises(ExecutorError, match=r"no NVIDIA GPU is visible: .* 9\.0, or .*`routertune pack`"):
         make_executor("cuda", "sm_90a")
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(ExecutorError, match=r"unknown executor 'rocm': known are auto, cuda"):
+    with pytest.raises(ExecutorError, match=r"unknown executor 'rocm': known are auto, cuda, simulator"):
         make_executor("rocm", "sm_90a")
     with pytest.raises(ToolchainError, match="unknown target 'sm_80'"):
         make_executor("auto", "sm_80")

@@ -51,19 +51,24 @@ MORE = {
         cvt.rn.f32.u32 cvt.rm.f32.s32 cvt.rn.f16.f32 cvt.rz.f16.f32 cvt.rn.bf16.f32 cvt.rz.bf16.f32
         cvt.rn.tf32.f32 cvt.rzi.s8.f32 cvt.rzi.u16.f32 cvt.s32.s8 cvt.sat.u8.s32 sqrt.rn.f32 sqrt.rm.f32
         rcp.rn.f32 abs.f32 testp.subnormal.f32 rsqrt.approx.f32 sqrt.approx.f32 tanh.approx.f32 neg.f16x2
-        bfind.s32 bfind.u32
+        bfind.s32 bfind.u32 neg.f32 abs.ftz.f32 abs.f16x2 neg.bf16x2 abs.bf16x2 cvt.rna.satfinite.tf32.f32
+        cvt.f32.f32 cvt.f64.f32
     """,
     (64,): """
         cvt.rp.f32.s64 cvt.rz.f32.u64 cvt.rn.f32.f64 cvt.rm.f32.f64 cvt.rzi.s32.f64 cvt.rni.u64.f64
-        cvt.u32.u64
+        cvt.u32.u64 neg.f64 abs.f64 testp.normal.f64 cvt.rp.ftz.f32.f64 cvt.rn.f16.f64
     """,
+    (64, 32, 32): "bfe.u64 bfe.s64",
+    (32, 32, 32, 32): "bfi.b32",
     (16, 16): "add.f16 mul.bf16 min.f16 max.NaN.bf16 setp.lt.f16 setp.neu.bf16 min.s16",
     (16, 16, 16): "fma.rn.f16 fma.rn.ftz.f16 fma.rn.sat.f16",
     (16,): """
         cvt.f32.f16 cvt.f32.bf16 cvt.rn.f16x2.e4m3x2 cvt.rn.f16x2.e5m2x2 cvt.rzi.s32.f16 cvt.s64.s16
+        neg.ftz.f16 abs.bf16
     """,
 }
-CASES = {name: widths for name, widths in SPELLINGS.items() if name not in NOT_ON_SM90}
+CVTA = "cvta.shared.u64"  # has a test of its own
+CASES = {name: widths for name, widths in SPELLINGS.items() if name not in {*NOT_ON_SM90, CVTA}}
 CASES |= {name: widths for widths, names in MORE.items() for name in names.split()}
 
 # Across all lanes of a warp, with what follows the first operand.
@@ -179,6 +184,16 @@ def test_within_a_lane(spelling: str) -> None:
     result = np.zeros((WARPS, LANES), np.uint8 if bits == 1 else want.dtype)
     got = launch(kernel(spelling, widths, bits, [str(x) for x in constants]), arrays, result)
     compare(spelling, arrays, got, want)
+
+
+def test_cvta_of_shared_memory_adds_a_window() -> None:
+    """The driver chooses the window's upper 32 bits; the simulator's window begins at 0."""
+    addresses = np.random.default_rng(5).integers(0, 227 << 10, (WARPS, LANES), dtype=np.uint64)
+    got = launch(kernel(CVTA, (64,), 64, []), [addresses], np.zeros_like(addresses))
+    simulated = lookup(tuple(CVTA.split(".")))(addresses)
+    window = got[0, 0] - simulated[0, 0]
+    assert window % (1 << 32) == 0
+    np.testing.assert_array_equal(got, simulated + window)
 
 
 @pytest.mark.parametrize("spelling", ACROSS)

@@ -52,9 +52,14 @@ def test_lop3_with_a_predicate() -> None:
     assert (value, bool(predicate)) == (7, True)
 
 
+def place(operand: int, width: int) -> int:
+    """A field's position or length: 32-bit types take the low 8 bits, 64-bit ones the whole operand."""
+    return operand & 0xFF if width == 32 else min(operand, 0xFF)
+
+
 def field(a: int, width: int, position: int, length: int, is_signed: bool) -> int:
     """The ISA's pseudo-code of `bfe`, bit by bit."""
-    position, length, last = position & 0xFF, length & 0xFF, width - 1
+    last = width - 1
     fill = a >> min(position + length - 1, last) & 1 if is_signed and length else 0
     bits = [a >> (position + i) & 1 if i < length and position + i <= last else fill for i in range(width)]
     return sum(bit << i for i, bit in enumerate(bits))
@@ -65,11 +70,12 @@ def field(a: int, width: int, position: int, length: int, is_signed: bool) -> in
 def test_bit_field_extract_and_insert(type_: str, data: st.DataObject) -> None:
     width = int(type_[1:])
     a, b = data.draw(integers(width)), data.draw(integers(width))
-    position, length = data.draw(COUNTS), data.draw(COUNTS)
-    places = (position, 32), (length, 32)
+    counts = data.draw(COUNTS), data.draw(COUNTS)
+    places = (counts[0], 32), (counts[1], 32)
+    position, length = (place(count, width) for count in counts)
     assert run(f"bfe.{type_}", (a, width), *places) == field(a, width, position, length, type_[0] == "s")
-    mask = ((1 << (length & 0xFF)) - 1) << (position & 0xFF)
-    want = (b & ~mask | (a << (position & 0xFF)) & mask) % (1 << width)
+    mask = ((1 << length) - 1) << position
+    want = (b & ~mask | (a << position) & mask) % (1 << width)
     assert run(f"bfi.b{width}", (a, width), (b, width), *places) == want
 
 

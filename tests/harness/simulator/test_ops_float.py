@@ -176,11 +176,15 @@ def test_f64_arithmetic_is_the_hosts(x: float, y: float) -> None:
 
 
 def test_signs_and_kinds() -> None:
-    assert run("neg.f32", 0x7FC00000) == 0xFFC00000
-    assert run("abs.f32", 0x80000000) == 0
+    assert run("neg.f32", 0x80000000) == run("abs.f32", 0x80000000) == 0
+    assert run("neg.f32", 0x80000001) == 1
+    assert run("neg.ftz.f32", 1) == 0x80000000
+    assert run("abs.ftz.f32", 0x807FFFFF) == 0
     assert run("copysign.f32", 0x80000000, 0x3F800000) == 0xBF800000
     kinds = {"finite": 0x3F800000, "infinite": 0xFF800000, "number": 1, "notanumber": NAN}
     kinds |= {"normal": 0x00800000, "subnormal": 0x007FFFFF}
+    for zero in (0, 0x80000000):
+        assert run("testp.normal.f32", zero)
     for kind, bits in kinds.items():
         assert run(f"testp.{kind}.f32", bits)
     assert not run("testp.normal.f32", 0x007FFFFF)

@@ -49,13 +49,26 @@ def test_fma_of_bf16_breaks_ties_by_what_float64_loses(c: float, steps: int) -> 
     assert run("fma.rn.bf16", factor, factor, addend) == below + steps
 
 
-PAIRED = "add.f16 mul.bf16 fma.rn.f16 min.bf16 max.NaN.f16 tanh.approx.bf16 neg.f16 add.u16 min.s16"
+@pytest.mark.parametrize("type_", FORMATS)
+@given(integers(16))
+def test_signs(type_: str, a: int) -> None:
+    nan = math.isnan(value(a, type_))
+    assert run(f"neg.{type_}", a) == (0x7FFF if nan else a ^ 0x8000)
+    assert run(f"abs.{type_}", a) == (0x7FFF if nan else a & 0x7FFF)
+    if type_ == "f16" and a & 0x7C00 == 0:
+        assert run("neg.ftz.f16", a) == (a ^ 0x8000) & 0x8000
+        assert run("abs.ftz.f16", a) == 0
+
+
+PAIRED = (
+    "add.f16 mul.bf16 fma.rn.f16 min.bf16 max.NaN.f16 tanh.approx.bf16 neg.ftz.f16 abs.bf16 add.u16 min.s16"
+)
 
 
 @pytest.mark.parametrize("spelling", PAIRED.split())
 @given(operands=st.tuples(integers(32), integers(32), integers(32)))
 def test_pairs_are_two_of_the_scalar_instruction(spelling: str, operands: tuple[int, ...]) -> None:
-    count = {"fma": 3, "tanh": 1, "neg": 1}.get(spelling.split(".")[0], 2)
+    count = {"fma": 3, "tanh": 1, "neg": 1, "abs": 1}.get(spelling.split(".")[0], 2)
     halves = [(x >> 16, x & 0xFFFF) for x in operands[:count]]
     high, low = (run(spelling, *(half[i] for half in halves)) for i in (0, 1))
     packed = lookup(tuple(f"{spelling}x2".split(".")))(*(np.uint32(x) for x in operands[:count]))

@@ -66,7 +66,7 @@ def encoded_by_driver(m: TensorMap) -> bytes | None:
 def compare(m: TensorMap) -> bool:
     """Compare both ways; False when this device's driver refuses the map.
 
-    What belongs to the encoding alone is the driver's own: 580.159.04 leaves both `kind` and `spans_128_kib` 0.
+    What belongs to the encoding alone is the driver's: 580.159.04 leaves `kind` and `spans_128_kib` 0.
     """
     raw = encoded_by_driver(m)
     if raw is None:

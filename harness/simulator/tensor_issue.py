@@ -1,0 +1,114 @@
+"""What `tcgen05.mma` and `tcgen05.cp` put into the tensor cores' queue, and what it reads of shared memory.
+
+Products of one accumulator that follow each other are executed as one, a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulator.ptx import Instruction
+from harness.simulator.tcgen05_copy import SHAPES, chunk_indices
+from harness.simulator.tcgen05_instruction import Mma
+
+Array = npt.NDArray[Any]
+WORDS_PER_CHUNK = 4
+
+
+@dataclass(frozen=True)
+class Issued:
+    """One instruction issued by G warps, each working on the CTAs `ctas` [G, P], even rank first.
+
+    Of a product: `d` [G], `a` and `b` [G] (descriptors, or A's address), `accumulate` [G], scale factors'
+    addresses [G]. Of a copy, named `shape`: `d` is the target and `a` the descriptor.
+    """
+
+    instruction: Instruction
+    warps: Array
+    ctas: Array
+    d: Array
+    a: Array
+    b: Array
+    accumulate: Array
+    scale_a: Array
+    scale_b: Array
+    disabled: Array | None = None
+    mma: Mma | None = None
+    shape: str = ""
+    a_in_tensor_memory: bool = False
+    scale_input: int = 0
+    order: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.instruction.opcode} (PTX line {self.instruction.line})"
+
+    @cached_property
+    def reads(self) -> list[tuple[Array, Array]]:
+        """What it reads of shared memory, operand by operand: CTAs [n] and words [1 or n, w], ascending."""
+        return [(ctas, words) for ctas, words, _ in reads_of([self])]
+
+    def of(self, chosen: Array) -> Issued:
+        """The same of some of its warps (bool [G])."""
+        arrays: dict[str, Any] = {
+            name: value[chosen] for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
+        return replace(self, **arrays)
+
+    def continues(self, earlier: Issued) -> bool:
+        """Whether this product adds to the one before it and may be executed with it."""
+        return (
+            self.mma is not None
+            and self.mma == earlier.mma
+            and self.disabled is None
+            and earlier.disabled is None
+            and self.a_in_tensor_memory == earlier.a_in_tensor_memory
+            and self.scale_input == 0
+            and bool(self.accumulate.all())
+            and np.array_equal(self.warps, earlier.warps)
+            and np.array_equal(self.d, earlier.d)
+        )
+
+
+def runs_of(issued: list[Issued]) -> Iterator[list[Issued]]:
+    """Copies one by one, products in runs that accumulate into the same place."""
+    run: list[Issued] = []
+    for one in issued:
+        if run and not one.continues(run[-1]):
+            yield run
+            run = []
+        run.append(one)
+    if run:
+        yield run
+
+
+def reads_of(run: list[Issued]) -> Iterator[tuple[Array, Array, Array | None]]:
+    """What a run reads of shared memory, operand by operand: CTAs [n], words [1 or n, w] and their pages."""
+    first = run[0]
+    flat, group = first.ctas.reshape(-1), first.ctas.shape[1]
+    if first.mma is None:
+        shape = SHAPES[first.shape]
+        chunks = np.stack([chunk_indices(shape, int(d)).reshape(-1) for d in first.a])
+        chunks.sort()
+        words = (chunks[..., None] * WORDS_PER_CHUNK + np.arange(WORDS_PER_CHUNK)).reshape(len(chunks), -1)
+        yield flat, words.repeat(group, 0), None
+        return
+    operands = [(first.mma.b, steps_of(run, "b"))]
+    if not first.a_in_tensor_memory:
+        operands.append((first.mma.a, steps_of(run, "a")))
+    for operand, descriptors in operands:
+        words, pages = operand.words(descriptors)
+        if len(words) > 1:
+            words, pages = words.repeat(group, 0), pages.repeat(group, 0)
+        yield flat, words, pages
+
+
+def steps_of(run: list[Issued], name: str) -> Array:
+    """An operand [G, S] of all instructions of a run."""
+    return np.stack([getattr(one, name) for one in run], 1)
