@@ -69,8 +69,8 @@ def _bulk_load(instruction: Instruction) -> Run:
             tiles = [("bulk", start, count)]
             done = machine.units.load(sms, sizes, sizes, clock, tiles, machine.units.is_shared(start))
             clocks = None
-            if machine.exits is not None:
-                clocks = machine.exits.copy(c.warps[[warp]], np.zeros(1, np.int64), target)
+            if machine.thread_order is not None:
+                clocks = machine.thread_order.copy(c.warps[[warp]], np.zeros(1, np.int64), target)
 
             def arrive(
                 target: Array = target,
@@ -84,8 +84,8 @@ def _bulk_load(instruction: Instruction) -> Run:
                 first = int(places[0])
                 machine.shared.bytes[target[0], first : first + count] = machine.memory.array(start, count)
                 machine.shared.mark_loaded(target, places, count, machine.step)
-                if machine.exits is not None and clocks is not None:
-                    machine.exits.deliver("mbarrier", clocks, keys, machine.mbarriers.phase[keys])
+                if machine.thread_order is not None and clocks is not None:
+                    machine.thread_order.deliver("mbarrier", clocks, keys, machine.mbarriers.phase[keys])
                 machine.mbarriers.complete_bytes(keys, count, done)
 
             machine.at(float(done[0]), arrive, origin(machine, c, m, instruction))
@@ -144,13 +144,13 @@ def signalling_store(instruction: Instruction) -> Run:
             c.lanes(narrowed(item, size)) for item in (values if isinstance(values, tuple) else (values,))
         )
         clocks = None
-        if machine.exits is not None:
-            clocks = machine.exits.copy(c.warps[warps], np.arange(len(warps)), rows)
+        if machine.thread_order is not None:
+            clocks = machine.thread_order.copy(c.warps[warps], np.arange(len(warps)), rows)
 
         def arrive() -> None:
             write_shared(c, active, place, items, size)
-            if machine.exits is not None and clocks is not None:
-                machine.exits.deliver("mbarrier", clocks, keys, machine.mbarriers.phase[keys])
+            if machine.thread_order is not None and clocks is not None:
+                machine.thread_order.deliver("mbarrier", clocks, keys, machine.mbarriers.phase[keys])
             machine.mbarriers.complete_bytes(keys, total, done)
 
         machine.at(float(done.max(initial=0.0)), arrive, origin(machine, c, m, instruction))

@@ -78,13 +78,13 @@ def shared_place(
             ranks >= c.machine.cluster_size,
         )
     places = c.machine.first_row_of_cluster[rows] + ranks
-    if c.machine.exits is not None and not by_copy:
+    if c.machine.thread_order is not None and not by_copy:
         remote = places != rows
         if active is not None:
             remote = remote & active
         if remote.any():
             warp, _ = np.nonzero(remote)
-            c.machine.exits.access(c.warps[warp], np.broadcast_to(places, remote.shape)[remote])
+            c.machine.thread_order.access(c.warps[warp], np.broadcast_to(places, remote.shape)[remote])
     return places, offsets & OFFSET_MASK
 
 
@@ -165,6 +165,8 @@ def load_shared(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[
         shared.index(rows, offsets + (whole - size), size, active)
     if active is not None:
         flat = np.where(active, flat, 0)
+    if c.machine.races is not None:
+        note_reads(c, active, flat, whole)
     values = []
     memory = shared.bytes.reshape(-1).view(np.dtype(f"u{size}"))
     for i in range(count):
@@ -176,6 +178,16 @@ def load_shared(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[
                 shared.check_initialized(place // 4 + word, active)
         values.append(memory[place // size])
     return values
+
+
+def note_reads(c: Cohort, active: Array | None, flat: Array, size: int) -> None:
+    """Tell the search for races that active lanes read `size` bytes at flat positions [W, 32] or [W, 1]."""
+    races = c.machine.races
+    assert races is not None
+    chosen = np.ones(flat.shape, np.bool_) if active is None else np.broadcast_to(active, flat.shape)
+    warps = np.broadcast_to(c.warps[:, None], flat.shape)[chosen]
+    for first in range(0, size, 4):
+        races.read((flat[chosen] + first) // 4, warps)
 
 
 def _restricted(c: Cohort, m: Any, offsets: Array) -> Array | None:
@@ -273,6 +285,10 @@ def write_shared(
     if len(items) > 1:
         shared.index(rows, offsets + size * (len(items) - 1), size, None)
     c.machine.check_store(rows, offsets, size * len(items))
+    if c.machine.races is not None:
+        warps = _selected(c, active, c.warps[:, None])
+        for word in range(0, size * len(items), 4):
+            c.machine.races.write((flat + word) // 4, warps)
     memory = shared.bytes.reshape(-1).view(np.dtype(f"u{size}"))
     for i, item in enumerate(items):
         first = flat + i * size

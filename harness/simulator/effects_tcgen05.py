@@ -207,7 +207,7 @@ def commit(instruction: Instruction) -> Run:
         warps = c.warps[here]
         ordering = machine.ordering
         clocks = ordering.committed(warps) if ordering is not None else None
-        exits = machine.exits
+        exits = machine.thread_order
         known = exits.published(warps) if exits is not None else None
         if unit.shadow is not None:
             unit.shadow.committed()

@@ -190,8 +190,12 @@ def _load_tiles(
     if multicast:
         done = done + machine.units.target.chip["multicast_latency"]
 
-    exits = machine.exits
+    exits = machine.thread_order
     clocks = exits.copy(c.warps[warps], issue, rows) if exits is not None else np.zeros((0, 0))
+    if machine.races is not None:
+        words = rows[:, None] * (machine.shared.size // 4) + offsets[issue, None] // 4 + np.arange(size // 4)
+        each = np.broadcast_to(issue[:, None], words.shape).reshape(-1)
+        machine.races.write(words.reshape(-1), c.warps[warps][each], clocks.max(1)[each])
     if machine.functional:
         machine.operand_reads.check_write(rows, offsets[issue], size, "a tile load")
         machine.shared.begin_load(rows, offsets[issue], size)
@@ -309,6 +313,9 @@ def _store_tiles(
     words = offsets[:, None] // 4 + np.arange(size // 4)
     machine.shared.index(rows, offsets + size - 16, 16, None)
     machine.shared.check_async_read(rows, words)
+    if machine.races is not None:
+        flat = rows[:, None] * (machine.shared.size // 4) + words
+        machine.races.read(flat.reshape(-1), np.repeat(c.warps[warps], words.shape[1]))
     done = machine.units.store(machine.sm_of_row[rows], np.full(len(warps), size), c.clock[warps])
     groups = [bulk_groups(machine).groups(int(warp))[-1] for warp in c.warps[warps]]
     for group, end in zip(groups, done, strict=True):

@@ -225,6 +225,10 @@ def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:
     words, pages = operand.words(descriptors)
     c.machine.shared.check_async_read(c.rows[::WARPS], words, pages)
     c.machine.operand_reads.note(_numbers(c), pages)
+    if c.machine.races is not None:
+        rows, warps = np.broadcast_arrays(c.rows[:, None] * (c.machine.shared.size // 4), c.warps[:, None])
+        every = np.repeat(np.broadcast_to(words, (len(c.warps) // WARPS, words.shape[1])), WARPS, 0)
+        c.machine.races.read((rows + every).reshape(-1), np.broadcast_to(warps, every.shape).reshape(-1))
 
 
 @effect("wgmma", "wait_group", flags="sync aligned")

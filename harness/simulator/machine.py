@@ -24,7 +24,6 @@ from harness.simulator import effects_all  # noqa: F401 - registers every effect
 from harness.simulator.absent import UNWRITTEN, Absent
 from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
 from harness.simulator.blame import deadlock, place, warp_name
-from harness.simulator.cluster_exits import ClusterExits
 from harness.simulator.cohort import LANES, Cohort, Frame
 from harness.simulator.errors import Deadlock, NotSimulatedError, SimulationError
 from harness.simulator.global_memory import GlobalMemory
@@ -37,7 +36,9 @@ from harness.simulator.ordering import Ordering
 from harness.simulator.program import EXIT, Branch, Exit, Jump, Wait
 from harness.simulator.ptx import Symbol
 from harness.simulator.shared import RANK_SHIFT, SharedMemory
+from harness.simulator.shared_races import SharedRaces
 from harness.simulator.specials import special_registers
+from harness.simulator.thread_order import ThreadOrder
 from harness.simulator.timing import Units
 
 Array = npt.NDArray[Any]
@@ -58,6 +59,7 @@ class Machine:
         functional: False skips the arithmetic of asynchronous copies and tensor cores: only times matter.
         max_blocks: blocks that all cohorts together may run: an endless loop ends there, as an error.
         apart: as many warps, neighbours, at most in one cohort; None, everywhere but in tests: no limit.
+        races: look for races in shared memory.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Machine:
         functional: bool = True,
         max_blocks: int = MAX_BLOCKS,
         apart: int | None = None,
+        races: bool = False,
     ) -> None:
         self.kernel, self.launch, self.memory, self.units = kernel, launch, memory, units
         self.functional = functional
@@ -106,11 +109,14 @@ class Machine:
             if functional and kernel.uses_tensor_memory
             else None
         )
-        self.exits = (
-            ClusterExits(count, warps_per_cta * self.cluster_size, warps_per_cta)
-            if functional and self.cluster_size > 1
+        self.thread_order = (
+            ThreadOrder(count, warps_per_cta * self.cluster_size, warps_per_cta)
+            if functional and (self.cluster_size > 1 or races)
             else None
         )
+        self.races: SharedRaces | None = None
+        if races and self.thread_order is not None:
+            self.races = SharedRaces(self.thread_order, self.rows, self.shared.size // 4)
         self.live_warps = np.full(self.rows, warps_per_cta)
         self.step = 1
         self.unit_state: dict[str, Any] = {}  # what kinds of units keep for the whole machine (tensor memory)
@@ -192,15 +198,15 @@ class Machine:
         """Warps have seen the phases before `phases` complete: they learn what arrived in those."""
         if self.ordering is not None:
             self.ordering.passed(kind, warps, keys, phases)
-        if self.exits is not None:
-            self.exits.passed(kind, warps, keys, phases)
+        if self.thread_order is not None:
+            self.thread_order.passed(kind, warps, keys, phases)
 
     def note_arrival(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
         """Warps arrive on barriers `keys` of a kind, now in `phases`, with all that they know."""
         if self.ordering is not None:
             self.ordering.arrive(kind, warps, keys, phases)
-        if self.exits is not None:
-            self.exits.arrive(kind, warps, keys, phases)
+        if self.thread_order is not None:
+            self.thread_order.arrive(kind, warps, keys, phases)
 
     # The loop.
 
@@ -385,9 +391,9 @@ class Machine:
         gone = np.unique(cohort.rows[self.live_warps[cohort.rows] == 0])
         for state in self.unit_state.values():
             state.check_exit(gone)
-        if self.exits is not None and len(gone):
+        if self.thread_order is not None and len(gone):
             try:
-                self.exits.check_exit(gone)
+                self.thread_order.check_exit(gone)
             except SimulationError as error:
                 raise error.located(f"CTA {self.cta_name(int(gone[error.wrong][0]))}") from None
         self.shared.alive[gone] = False

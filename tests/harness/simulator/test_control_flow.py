@@ -193,3 +193,19 @@ def test_registers_of_an_sm(threads: int, count: int, fails: bool) -> None:
         return
     with pytest.raises(SimulationError, match="ask for 67584 registers, an SM has 65536"):
         run_ptx(body, x, y, threads=threads)
+
+
+@pytest.mark.parametrize("apart", APART)
+def test_a_guarded_first_write_leaves_the_other_lanes_alone(apart: int | None) -> None:
+    """Warps part with the register unwritten; only lanes that wrote it read it."""
+    body = """
+    ld.global.b32 %r4, [%rd2];
+    setp.lt.u32 %p0, %r0, 40;
+    setp.ge.u32 %p1, %r0, 64;
+    @%p1 bar.sync 1, 64;
+    @%p0 add.s32 %r5, %r4, 1;
+    @%p0 st.global.b32 [%rd3], %r5;
+    """
+    x = numbers(128, seed=5)
+    expected = torch.where(torch.arange(128) < 40, x + 1, -1).int()
+    assert torch.equal(outcome(body, x, 128, 128, apart), expected)

@@ -1,11 +1,14 @@
-"""Whether a CTA may exit: everything that others do in its shared memory has to be over, and known to be.
+"""What each warp knows to be over: vector clocks of the warps of a cluster and of their copies.
 
-"Access to the shared memory of a CTA that has exited is undefined" (CUDA C++ Programming Guide, "Distributed
-Shared Memory"). Whether it happens depends on who is faster, so what is checked is the order: when a CTA
-exits, its warps must have learned, through cluster barriers, mbarriers or named barriers, of every access
-from outside. Vector clocks say what they have learned: one entry for each *agent* of a cluster, that is each
-warp, and each warp's asynchronous copies (agent `per_cluster` + warp), which are over when their mbarrier's
-phase completes.
+One entry for each *agent*: a warp, or the asynchronous copies that a warp issues (agent `per_cluster` +
+warp), which are over when their mbarrier's phase completes. A clock says up to which *epoch* of every agent
+accesses to shared memory are known to be over; clocks travel through cluster barriers, mbarriers and named
+barriers.
+
+With them, a CTA's exit is checked: everything that others do in its shared memory has to be over, and known
+to be. "Access to the shared memory of a CTA that has exited is undefined" (CUDA C++ Programming Guide,
+"Distributed Shared Memory"); whether it happens depends on who is faster, so what is checked is the order.
+`SharedRaces` asks the same of single words.
 
 Order that goes through flags in memory is not seen: a kernel that relies on it would be refused. The copies
 of one warp count as done in the order of their issue.
@@ -24,7 +27,7 @@ from harness.simulator.ordering import BarrierClocks
 Array = npt.NDArray[Any]
 
 
-class ClusterExits:
+class ThreadOrder:
     """Clocks of `warps` warps of a machine, `per_cluster` of each cluster and `per_row` of each CTA."""
 
     def __init__(self, warps: int, per_cluster: int, per_row: int) -> None:
