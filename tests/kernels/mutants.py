@@ -22,6 +22,7 @@ from kernels.sm90.config import Sm90Config
 from kernels.sm90.epilogue import Outputs, Place, RouterEpilogue
 from kernels.sm90.gemm import Sm90RouterGemm
 from kernels.sm90.launch import compile_gemm
+from tests.kernels.planted import NO_DEFECT
 
 
 def taking(change: Callable[..., tuple[Any, ...]]) -> type[RouterEpilogue]:
@@ -315,8 +316,8 @@ def config_of(name: str, config: Sm90Config) -> Sm90Config:
 
 
 def compile_mutant(name: str, problem: RouterProblem, config: Sm90Config) -> Any:
-    """The kernel with the named defect, as a `launch` like any other."""
+    """The kernel with the named defect, or without, as a `launch` like any other."""
     if name in GEMMS:
         return compile_gemm(GEMMS[name](problem, config), problem)
-    epilogue = SHARED[name][0] if name in SHARED else EPILOGUES[name]
-    return compile_gemm(Sm90RouterGemm(problem, config, epilogue), problem)
+    epilogues = {NO_DEFECT: RouterEpilogue} | EPILOGUES | {key: value[0] for key, value in SHARED.items()}
+    return compile_gemm(Sm90RouterGemm(problem, config, epilogues[name]), problem)

@@ -1,0 +1,74 @@
+"""Where tests run compiled kernels: on a GPU of their target where there is one, else in the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+from harness.check import check_router
+from harness.compile_pool import CompilePool, CompileResult
+from harness.executor import CheckDepth
+from harness.simulator.errors import NotSimulatedError, SimulationError
+from harness.simulator.run import Program
+from harness.toolchain import TARGETS
+from kernels.family import KernelFamily
+from kernels.problem import RouterProblem
+
+
+class Kernels:
+    """Compiled kernels of one target, as launches.
+
+    Attributes:
+        device: where their tensors live.
+        depth: as much of the check as the device has time for.
+    """
+
+    def __init__(self, target: str, pool: CompilePool) -> None:
+        self.target = target
+        self._pool = pool
+        self._begun: dict[tuple[str, RouterProblem, Any], Future[CompileResult]] = {}
+        self.on_gpu = torch.cuda.is_available() and torch.cuda.get_device_capability() == TARGETS[target]
+        self.device = "cuda" if self.on_gpu else "cpu"
+        self.depth = CheckDepth.FULL if self.on_gpu else CheckDepth.BRIEF
+
+    def prepare(self, family: KernelFamily, problem: RouterProblem, config: Any) -> None:
+        """Begin to compile what `launch` will be asked for."""
+        if not self.on_gpu:
+            self._compile(family, problem, config)
+
+    def _compile(self, family: KernelFamily, problem: RouterProblem, config: Any) -> Future[CompileResult]:
+        key = (family.name, problem, config)
+        if key not in self._begun:
+            self._begun[key] = self._pool.submit(family, problem, config, self.target)
+        return self._begun[key]
+
+    def launch(self, family: KernelFamily, problem: RouterProblem, config: Any) -> Callable[..., object]:
+        if self.on_gpu:
+            compiled: Callable[..., object] = family.compile(problem, config, self.target)
+            return compiled
+        result = self._compile(family, problem, config).result()
+        assert result.artifact is not None, result.reason
+        return Program.of_folder(result.artifact.folder)
+
+    def fault(self, family: KernelFamily, problem: RouterProblem, config: Any, seed: int) -> str:
+        """What the check, or the simulator, has against a kernel; "" when it passes."""
+        launch = self.launch(family, problem, config)
+        try:
+            result = check_router(
+                launch,
+                problem,
+                lambda m: family.workspace_elements(problem, config, m),
+                self.device,
+                seed,
+                family.token_tile(config),
+                operand_format=family.operands,
+                depth=self.depth,
+            )
+        except NotSimulatedError:
+            raise
+        except SimulationError as error:
+            return f"simulator: {error}"
+        return "" if result.passed else f"check: {result.first_failure}"
