@@ -87,7 +87,9 @@ class _Arrive:
             if self.drops:
                 np.subtract.at(mbarriers.count, keys, 1)
             c.machine.note_arrival("mbarrier", c.warps[warps], keys, mbarriers.phase[keys])
-            mbarriers.arrive(keys, counts, c.clock[warps])
+            away = rows != c.rows[warps]
+            latency = c.machine.units.target.latency_of("mbarrier.arrive.remote")
+            mbarriers.arrive(keys, counts, c.clock[warps] + away * latency)
         # The state is opaque to the kernel; here it is the number of the phase that was arrived on.
         return state
 
