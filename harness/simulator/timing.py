@@ -43,23 +43,37 @@ def block_costs(program: Program, target: Target) -> list[BlockCost]:
 
 
 def _cost(program: Program, index: int, target: Target) -> BlockCost:
+    """Between the block as PTX orders it, issued in order, and the best that reordering could make of it.
+
+    The assembler moves independent instructions into each other's latencies, as far as registers and branches
+    let it. How far is one number, `schedule_in_order`: 1 for not at all, 0 for perfectly.
+    """
     block = program.blocks[index]
-    now = issue = 0.0
-    ready: dict[str, float] = {}
+    now = issue = stall = chain = 0.0
+    in_order: dict[str, float] = {}
+    reordered: dict[str, float] = {}
     for instruction in block.instructions:
         opcode = instruction.opcode
-        start = max([now, *(ready.get(name, 0.0) for name in _registers(instruction))])
-        cycles = target.issue_of(opcode)
-        now = start + cycles + target.stall_of(opcode)
+        sources = _registers(instruction)
+        start = max((now, *(in_order.get(name, 0.0) for name in sources)))
+        earliest = max((reordered.get(name, 0.0) for name in sources), default=0.0)
+        cycles, latency = target.issue_of(opcode), target.latency_of(opcode)
+        now = start + cycles
         issue += cycles
-        done = start + target.latency_of(opcode)
+        stall += target.stall_of(opcode)
+        chain = max(chain, earliest)
         for name in _written(instruction):
-            ready[name] = done
+            in_order[name] = start + latency
+            reordered[name] = earliest + latency
     if isinstance(block.end, Branch):
         guard = block.end.guard
-        now = max(now, ready.get(guard.reg.name if isinstance(guard, Not) else guard.name, 0.0)) + 1
+        name = guard.reg.name if isinstance(guard, Not) else guard.name
+        now = max(now, in_order.get(name, 0.0)) + 1
+        chain = max(chain, reordered.get(name, 0.0))
         issue += 1
-    return BlockCost(index, now, issue, INSTRUCTION_BYTES * (len(block.instructions) + 1))
+    part = target.chip["schedule_in_order"]
+    latency = part * now + (1 - part) * max(issue, chain) + stall
+    return BlockCost(index, latency, issue, INSTRUCTION_BYTES * (len(block.instructions) + 1))
 
 
 def _registers(instruction: Instruction) -> list[str]:
@@ -80,7 +94,7 @@ class Units:
 
     Of `clusters` that run at once, `simulated` are in the machine: they get that share of the L2 and the
     memory. `warm`: every input lies in the L2. `shared`: addresses (first, end) of what all columns of the
-    grid read, the weight; `shared_in_l2`: it lies there already.
+    grid read, the weight; `shared_in_l2`: it lies there already. `columns` of the grid run at once.
     """
 
     def __init__(
@@ -91,6 +105,7 @@ class Units:
         warm: bool = False,
         shared_in_l2: bool = False,
         shared: tuple[tuple[int, int], ...] = (),
+        columns: int = 1,
     ) -> None:
         self.target = target
         self.shared_ranges = shared
@@ -100,6 +115,9 @@ class Units:
         self.share = share
         # A GPC takes in no more than so much: few clusters reach few GPCs.
         gpcs = min(chip["gpcs"], max(clusters, simulated))
+        # SMs of a GPC that ask for the same tile at about the same time are served by one transfer.
+        alone = min(1.0, chip["gpcs"] / max(1, columns))
+        self.shared_traffic = 1.0 - chip["l2_coalesced"] * (1.0 - alone)
         self.l2 = Bandwidth(min(chip["l2_bytes"], chip["gpc_bytes"] * gpcs) * share)
         self.dram = Bandwidth(chip["dram_bytes"] * share)
         slots = target.sms * 64
@@ -134,9 +152,9 @@ class Units:
     def _fetch(self, sms: Array, cost: BlockCost) -> Array:
         """Cycles of waiting for a block's code. The first bytes of a kernel come while it starts.
 
-        Where the inputs lie in the L2, so does the code in the SM's own cache, from the launch before.
+        After a wave of the same launch, or where the inputs lie in the L2, the code lies in the SM's own cache.
         """
-        if self.warm:
+        if self.warm or self.shared_in_l2:
             return np.zeros(len(sms))
         ahead = self.target.chip["instruction_prefetch_bytes"]
         before = self.fetched_bytes[sms]
@@ -160,7 +178,8 @@ class Units:
             start = max(times[index], self.sm_free[sm])
             transfer = sizes[index] / chip["sm_bytes"]
             self.sm_free[sm] = start + max(transfer, chip["tma_issue_cycles"])
-            arrived = self.l2.take(start, traffic[index]) + chip["l2_latency"]
+            asked = traffic[index] * (self.shared_traffic if shared else 1.0)
+            arrived = self.l2.take(start, asked) + chip["l2_latency"]
             if tile not in self.seen:
                 in_l2 = self.warm or (shared and self.shared_in_l2)
                 # A tile that all columns read comes once for all of them.
