@@ -107,7 +107,8 @@ class Model:
     ) -> float:
         """Cycles of one wave of `clusters`; `later`: the wave before has brought what all columns share."""
         chosen = representative(launch, clusters)
-        columns = max(1, clusters * launch.grid[0] * launch.cluster_size // (launch.ctas * launch.cluster[0]))
+        per_column = launch.ctas // launch.cluster_size * launch.cluster[0] // launch.grid[0]
+        columns = max(1, clusters // per_column)
         units = self.make_units(target, clusters, len(chosen), warm, later, ranges, columns)
         machine = Machine(kernel, launch, memory, chosen, units, functional=False)
         return float(machine.run().max())
