@@ -10,7 +10,11 @@ import click
 from kernels.problem import DEFAULT_PRESET, preset
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  routertune verify --hidden 1024 --minutes 30 --out verified.jsonl\n"
+    "  routertune verify --family fused_sm90 --target sm_90a --configs 100 --out verified.jsonl"
+)
 @click.option("--family", "family_name", default="fused_sm100", show_default=True)
 @click.option("--target", default="sm_100a", show_default=True)
 @click.option("--problem", default=DEFAULT_PRESET, show_default=True, help="A preset.")

@@ -152,7 +152,7 @@ class Units:
     def _fetch(self, sms: Array, cost: BlockCost) -> Array:
         """Cycles of waiting for a block's code. The first bytes of a kernel come while it starts.
 
-        After a wave of the same launch, or where the inputs lie in the L2, the code lies in the SM's own cache.
+        After a wave of the launch, or where the inputs lie in the L2, the code lies in the SM's own cache.
         """
         if self.warm or self.shared_in_l2:
             return np.zeros(len(sms))
