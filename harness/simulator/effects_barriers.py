@@ -83,8 +83,7 @@ class _Arrive:
             counts = flat(c, m, value) if value is not None and not self.expects else 1
             if self.drops:
                 np.subtract.at(mbarriers.count, keys, 1)
-            if c.machine.ordering is not None:
-                c.machine.ordering.arrive("mbarrier", c.warps[warps], keys, mbarriers.phase[keys])
+            c.machine.arrived("mbarrier", c.warps[warps], keys, mbarriers.phase[keys])
             mbarriers.arrive(keys, counts, c.clock[warps])
         return np.uint64(0)
 
@@ -117,10 +116,9 @@ def mbarrier_test(instruction: Instruction) -> Run:
         wanted = np.asarray(parity).astype(np.int64) & 1
         passed = c.machine.mbarriers.passed(keys, wanted)
         passed &= c.machine.mbarriers.completed_at[keys] <= c.clock[:, None]
-        if c.machine.ordering is not None:
-            seen = np.flatnonzero((passed & c.active(m)).any(1))
-            first = c.per_warp(keys, m)[seen]
-            c.machine.ordering.passed("mbarrier", c.warps[seen], first, c.machine.mbarriers.phase[first])
+        seen = np.flatnonzero((passed & c.active(m)).any(1))
+        first = c.per_warp(keys, m)[seen]
+        c.machine.passed("mbarrier", c.warps[seen], first, c.machine.mbarriers.phase[first])
         return passed
 
     return run
@@ -182,9 +180,8 @@ def _arrive_named(c: Cohort, m: Any, number: Any, threads: Any) -> tuple[Array, 
     ids = c.per_warp(np.asarray(number)).astype(np.int64)
     here = c.whole_warps(m, "a named barrier")
     generation = np.zeros(len(ids), np.int64)
-    if c.machine.ordering is not None:
-        before = c.machine.named.generation[c.rows, ids]
-        c.machine.ordering.arrive("named", c.warps[here], (c.rows * NAMED + ids)[here], before[here])
+    before = c.machine.named.generation[c.rows, ids]
+    c.machine.arrived("named", c.warps[here], (c.rows * NAMED + ids)[here], before[here])
     generation[here] = c.machine.named.arrive(
         c.rows[here],
         ids[here],
@@ -242,9 +239,8 @@ def cluster_arrive(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any) -> None:
         here = c.whole_warps(m, "barrier.cluster.arrive")
         clusters = c.machine.cluster_of_row[c.rows[here]]
-        if c.machine.ordering is not None:
-            generation = c.machine.cluster_barriers.generation[clusters]
-            c.machine.ordering.arrive("cluster", c.warps[here], clusters, generation)
+        generation = c.machine.cluster_barriers.generation[clusters]
+        c.machine.arrived("cluster", c.warps[here], clusters, generation)
         c.machine.cluster_barriers.arrive(c.warps[here], clusters, c.clock[here])
 
     return run

@@ -154,11 +154,11 @@ def load_shared(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[
     memory = shared.bytes.reshape(-1).view(np.dtype(f"u{size}"))
     for i in range(count):
         place = flat + i * size
-        if size <= 4:
-            shared.check_initialized(place // 4, active)
-        else:
-            for word in range(size // 4):
-                shared.check_initialized(place // 4 + word, active)
+        for word in range(max(1, size // 4)):
+            words = place // 4 + word
+            shared.check_initialized(words, active)
+            if c.machine.shared_order is not None:
+                c.machine.shared_order.read(c.warps, words, shared.written(words), active, c.step)
         values.append(memory[place // size])
     return values
 
@@ -252,8 +252,11 @@ def store_shared(c: Cohort, active: Array | None, address: Any, items: tuple[Any
         shared.index(rows, offsets + size * (len(items) - 1), size, None)
     c.machine.check_store(rows, offsets, size * len(items))
     memory = shared.bytes.reshape(-1).view(np.dtype(f"u{size}"))
+    warps = _selected(c, active, c.warps[:, None])
     for i, item in enumerate(items):
         place = flat + i * size
+        if c.machine.shared_order is not None:
+            c.machine.shared_order.write(warps, place // 4, rows)
         memory[place // size] = _selected(c, active, narrowed(item, size))
         shared.mark(place // 4, threads, c.step)
         if size == 8:

@@ -36,6 +36,7 @@ from harness.simulator.ordering import Ordering
 from harness.simulator.program import EXIT, Branch, Exit, Jump, Wait
 from harness.simulator.ptx import Symbol
 from harness.simulator.shared import RANK_SHIFT, SharedMemory
+from harness.simulator.shared_order import SharedOrder
 from harness.simulator.specials import special_registers
 from harness.simulator.timing import Units
 
@@ -105,6 +106,11 @@ class Machine:
             if functional and kernel.uses_tensor_memory
             else None
         )
+        self.shared_order = (
+            SharedOrder(self.rows, warps_per_cta, self.cluster_size, self.shared.size // 4)
+            if functional
+            else None
+        )
         self.live_warps = np.full(self.rows, warps_per_cta)
         self.step = 1
         self.unit_state: dict[str, Any] = {}  # what kinds of units keep for the whole machine (tensor memory)
@@ -171,8 +177,22 @@ class Machine:
         What others wrote before it, a fence of theirs now covers; what others know to be over, so do they.
         """
         np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint64(self.step))
-        if self.ordering is not None and ready.any():
-            self.ordering.passed(kind, c.warps[ready], keys[ready], phases[ready])
+        if ready.any():
+            self.passed(kind, c.warps[ready], keys[ready], phases[ready])
+
+    def arrived(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
+        """Warps arrive on the barriers `keys` of a kind, which are in `phases`; both may repeat."""
+        if self.ordering is not None:
+            self.ordering.arrive(kind, warps, keys, phases)
+        if self.shared_order is not None:
+            self.shared_order.arrive(kind, warps, keys, phases, self.step)
+
+    def passed(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
+        """Each of `warps`, all different, has seen the phase before `phases` complete."""
+        if self.ordering is not None:
+            self.ordering.passed(kind, warps, keys, phases)
+        if self.shared_order is not None:
+            self.shared_order.passed(kind, warps, keys, phases)
 
     # The loop.
 
@@ -358,6 +378,8 @@ class Machine:
         gone = np.unique(cohort.rows[self.live_warps[cohort.rows] == 0])
         for state in self.unit_state.values():
             state.check_exit(gone)
+        if self.shared_order is not None:
+            self.shared_order.leave(gone)
         self.shared.alive[gone] = False
 
     def _endless(self, cohort: Cohort) -> str:
