@@ -23,6 +23,7 @@ from kernels.problem import PRESETS, RouterProblem, Score
 from kernels.sm90.config import Sm90Config
 from kernels.sm100.config import Sm100Config
 from tests.kernels.executors import Kernels
+from tests.kernels.hopper_configs import CONFIGS, SMALL
 
 pytestmark = pytest.mark.compiles
 
@@ -51,7 +52,7 @@ CASES: dict[str, tuple[RouterProblem, int]] = {
     "sigmoid-6": (paired(Score.SIGMOID, 6), 127),
     "softmax-6": (paired(Score.SOFTMAX, 6), 128),
 }
-# Four clusters of 32 or 36 CTAs fill the chip, so that 600 tokens take a second round.
+# Three clusters of 48 CTAs, 128 tokens each, fill the chip: more than 384 tokens take a second round.
 DEEP = RouterProblem("deep", hidden=2048, experts=384, top_k=6)
 SECOND_ROUND = Sm100Config(mma_n=64, stages=2, epi_n=16, grid_split=3, expert_split=2, split_k=8)
 LARGE_TILES = {
@@ -108,6 +109,12 @@ def test_every_preset_score_and_k(name: str, kernels: Kernels) -> None:
 def test_tails_of_large_tiles(tokens: int, kernels: Kernels) -> None:
     config = LARGE_TILES[kernels.target]
     assert not mismatches(kernels, smaller("deepseek-v4-pro"), config, tokens, ("normal",))
+
+
+@pytest.mark.parametrize("name", [name for name, config in CONFIGS.items() if config is not None])
+def test_every_kind_of_hopper_config(name: str, compile_pool: CompilePool) -> None:
+    kernels = Kernels("sm_90a", compile_pool)
+    assert not mismatches(kernels, SMALL, CONFIGS[name], 65, ("normal",))
 
 
 def test_a_second_round_of_a_persistent_kernel(compile_pool: CompilePool) -> None:
