@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from harness.simulator.account_record import LOAD, PRODUCT, STORE, LaunchAccount, RoleAccount, WaveAccount
-from harness.simulator.model import Model
+from harness.simulator.model import Model, launch_cycles
 from harness.simulator.run import Program
 from harness.simulator.trace import TracedUnits
 
@@ -28,11 +28,13 @@ def account(program: Program, args: Sequence[torch.Tensor], *, warm: bool, **mod
         return traced[-1]
 
     microseconds = Model(program, make_units=make_units, **model).microseconds(args, warm)
-    target = traced[0].target
+    first = traced[0]
+    assert first.machine is not None
+    target = first.target
     return LaunchAccount(
         microseconds,
         target.clock_mhz,
-        target.chip["launch_cycles"],
+        launch_cycles(target, first.clusters * first.machine.cluster_size),
         tuple(_wave(units) for units in traced),
     )
 

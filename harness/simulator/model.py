@@ -85,8 +85,7 @@ class Model:
         at_once = resident_clusters(kernel, launch, target, registers)
         full, rest = divmod(clusters, at_once)
         chip = target.chip
-        at_first = min(launch.ctas, at_once * launch.cluster_size)
-        cycles = chip["launch_cycles"] + at_first * chip["launch_cta_cycles"]
+        cycles = launch_cycles(target, min(launch.ctas, at_once * launch.cluster_size))
         for number in range(min(full, 2)):
             wave = self._run(kernel, launch, memory, target, at_once, warm, number > 0, ranges)
             cycles += wave * (1 if number == 0 else full - 1)
@@ -112,6 +111,11 @@ class Model:
         units = self.make_units(target, clusters, len(chosen), warm, later, ranges, columns)
         machine = Machine(kernel, launch, memory, chosen, units, functional=False)
         return float(machine.run().max())
+
+
+def launch_cycles(target: Target, ctas: int) -> float:
+    """Cycles until the first wave, of `ctas`, runs."""
+    return target.chip["launch_cycles"] + ctas * target.chip["launch_cta_cycles"]
 
 
 def representative(launch: Launch, clusters: int) -> Array:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from harness.check import check_router
+from harness.check_cases import DISTRIBUTIONS
 from harness.compile_pool import CompilePool, CompileResult
 from harness.executor import CheckDepth
 from harness.simulator.errors import NotSimulatedError, SimulationError
@@ -16,6 +17,10 @@ from harness.simulator.run import Program
 from harness.toolchain import TARGETS
 from kernels.family import KernelFamily
 from kernels.problem import RouterProblem
+
+
+class CompileError(Exception):
+    """A kernel that does not compile; the compiler's message."""
 
 
 class Kernels:
@@ -50,12 +55,23 @@ class Kernels:
             compiled: Callable[..., object] = family.compile(problem, config, self.target)
             return compiled
         result = self._compile(family, problem, config).result()
-        assert result.artifact is not None, result.reason
+        if result.artifact is None:
+            raise CompileError(result.reason)
         return Program.of_folder(result.artifact.folder)
 
-    def fault(self, family: KernelFamily, problem: RouterProblem, config: Any, seed: int) -> str:
-        """What the check, or the simulator, has against a kernel; "" when it passes."""
-        launch = self.launch(family, problem, config)
+    def fault(
+        self,
+        family: KernelFamily,
+        problem: RouterProblem,
+        config: Any,
+        seed: int,
+        only: tuple[str, ...] = tuple(DISTRIBUTIONS),
+    ) -> str:
+        """What the compiler, the check, or the simulator has against a kernel; "" when it passes."""
+        try:
+            launch = self.launch(family, problem, config)
+        except CompileError as error:
+            return f"compiler: {error}"
         try:
             result = check_router(
                 launch,
@@ -64,6 +80,7 @@ class Kernels:
                 self.device,
                 seed,
                 family.token_tile(config),
+                only,
                 operand_format=family.operands,
                 depth=self.depth,
             )

@@ -63,4 +63,4 @@ class PlantedSm100(FusedSm100):
         return compile_mutant(config.defect, problem, config)
 
     def source_files(self) -> tuple[Path, ...]:
-        return (*super().source_files(), HERE / "mutants_sm100.py")
+        return (*super().source_files(), *sorted(HERE.glob("mutants_sm100*.py")))
