@@ -46,12 +46,14 @@ def check_router(
     operand_format: OperandFormat = OperandFormat.BF16,
     depth: CheckDepth = CheckDepth.FULL,
     together: LaunchTogether | None = None,
+    at: tuple[int, ...] = (),
 ) -> CheckResult:
     """Check `launch` on fresh inputs drawn from `seed` and stop at the first failed case.
 
     It stops there because what a wrong kernel has overwritten is not known. `tail_unit` is the kernel's tile
-    of M. `only` names the distributions to run and `operand_format` what the kernel multiplies; the reference
-    is computed from the same numbers. Whatever `launch` raises is passed on.
+    of M. `only` names the distributions to run, `at` the M to run them at (empty: their own), and
+    `operand_format` what the kernel multiplies; the reference is computed from the same numbers. Whatever
+    `launch` raises is passed on.
 
     With `together`, which makes several launches as one, all distributions are launched at the same time.
     """
@@ -65,7 +67,9 @@ def check_router(
 
     benches = (
         Bench(operands, expect(operands, problem), problem, operand_format, workspace_elements, seed)
-        for operands in generate(problem, seed, torch.device(device), tail_unit, only, operand_format, depth)
+        for operands in generate(
+            problem, seed, torch.device(device), tail_unit, only, operand_format, depth, at
+        )
     )
     for group in _groups(benches, 1 if together is None else len(DISTRIBUTIONS)):
         for shots in _rounds(group):

@@ -252,15 +252,20 @@ def generate(
     only: tuple[str, ...] = tuple(DISTRIBUTIONS),
     operand_format: OperandFormat = OperandFormat.BF16,
     depth: CheckDepth = CheckDepth.FULL,
+    at: tuple[int, ...] = (),
 ) -> Iterator[Operands]:
     """Operands of each distribution in `only`; `tail_unit`, the kernel's tile of M, adds tail shapes.
+
+    With `at`, every distribution runs at those M and no others.
 
     For a kernel of NVFP4 operands every distribution is quantized, those that are not so by themselves too.
     """
     for index, (name, build) in enumerate(DISTRIBUTIONS.items()):
         if name not in only:
             continue
-        if depth is CheckDepth.BRIEF:
+        if at:
+            m_values = set(at)
+        elif depth is CheckDepth.BRIEF:
             m_values = _brief_m(seed, index, tail_unit)
         else:
             m_values = _every_m(seed, index, tail_unit)

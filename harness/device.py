@@ -95,6 +95,14 @@ def visible_devices() -> tuple[str, ...]:
         return ()
 
 
+def visible_capabilities() -> tuple[tuple[int, int], ...]:
+    """Compute capabilities of the devices that `visible_devices` names."""
+    if not visible_devices():
+        return ()
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    return tuple(tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)) for handle in handles)
+
+
 def _by_uuid(uuid: str) -> Any:
     try:
         return pynvml.nvmlDeviceGetHandleByUUID(uuid)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from pathlib import Path
 
 from harness.artifact import ENTRY, Artifact
 from harness.runner import Launch
@@ -29,8 +30,13 @@ def load_launcher(artifact: Artifact) -> Launch:
     Raises `ToolchainError` without the runtime library, `OSError` or `RuntimeError` for a launcher that does
     not load.
     """
+    return load_library(artifact.launcher)
+
+
+def load_library(path: Path) -> Launch:
+    """The launch function of a linked launcher at `path`; raises as `load_launcher` does."""
     _preload()
     import tvm_ffi
 
-    launch: Launch = tvm_ffi.load_module(str(artifact.launcher))[ENTRY]
+    launch: Launch = tvm_ffi.load_module(str(path))[ENTRY]
     return launch

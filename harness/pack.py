@@ -150,10 +150,15 @@ def _fill(folder: Path, artifacts: Sequence[Artifact], pythons: Sequence[str]) -
         shutil.copy(artifact.launcher, place / LAUNCHER)
         digests = {LAUNCHER: artifact.manifest.digests[LAUNCHER]}
         (place / MANIFEST).write_bytes(msgspec.json.encode(replace(artifact.manifest, digests=digests)))
+    add_runtime(folder, pythons)
+    shutil.copy(Path(__file__).with_name("pack_bootstrap.py"), folder / BOOTSTRAP)
+
+
+def add_runtime(folder: Path, pythons: Sequence[str]) -> None:
+    """Put into `folder` what `pack_bootstrap.unpack` takes from it: sources, wheels, the runtime library."""
     for room in ("kernels", "harness"):
         ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
         shutil.copytree(PROJECT_ROOT / room, folder / "source" / room, ignore=ignore)
-    shutil.copy(Path(__file__).with_name("pack_bootstrap.py"), folder / BOOTSTRAP)
     library = runtime_library()
     (folder / "lib").mkdir()
     with library.open("rb") as source, gzip.open(folder / "lib" / f"{library.name}.gz", "wb", 6) as packed:

@@ -94,7 +94,8 @@ def _evaluate(runner: Runner, request: Evaluate, send: Send, announce: Callable[
 
 
 def _describe(error: Exception) -> str:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    on_the_cpu = "can't allocate memory" in str(error)  # torch's CPU allocator raises a RuntimeError
+    if on_the_cpu or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return one_line(f"out of memory: {error}")
     # What follows the first line of a CUDA error is advice on how to debug it.
     return one_line(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")

@@ -57,12 +57,23 @@ def new_figure(width: float, height: float, *, head: float = 0.62) -> Figure:
 def finish(figure: Figure, study: Study, title: str, subtitle: str) -> None:
     """Put the title, what is shown, where it comes from and, on modelled figures, the watermark."""
     write_texts(figure, title, subtitle, caption(study))
-    width, height = figure.get_size_inches()
     if is_modelled(study):
-        figure.text(
-            0.5, 0.5, "MODELLED", fontsize=11 * min(width, 1.5 * height), fontweight="bold", color=VERMILION,
-            alpha=0.16, rotation=24, ha="center", va="center", zorder=100,
-        )  # fmt: skip
+        mark_modelled(figure)
+
+
+def mark_modelled(figure: Figure) -> None:
+    """The watermark across a figure of the simulator's times."""
+    width, height = figure.get_size_inches()
+    figure.text(
+        0.5, 0.5, "MODELLED", fontsize=11 * min(width, 1.5 * height), fontweight="bold", color=VERMILION,
+        alpha=0.16, rotation=24, ha="center", va="center", zorder=100,
+    )  # fmt: skip
+
+
+def is_modelled(study: Study) -> bool:
+    """Whether the study's times are the simulator's. Raises `ResultsError` for times of several sources."""
+    group = timed_group(study.records)
+    return group is not None and group.source is Source.MODELLED
 
 
 def write_texts(figure: Figure, title: str, subtitle: str, source: str) -> None:
@@ -72,12 +83,6 @@ def write_texts(figure: Figure, title: str, subtitle: str, source: str) -> None:
     figure.text(left, 1 - 0.09 / height, title, fontsize=13, fontweight="bold", color=INK, va="top")
     figure.text(left, 1 - 0.35 / height, subtitle, fontsize=9, color=GREY, va="top")
     figure.text(left, 0.11 / height, source, fontsize=7.5, color=GREY, va="bottom")
-
-
-def is_modelled(study: Study) -> bool:
-    """Whether the study's times are the simulator's. Raises `ResultsError` for times of several sources."""
-    group = timed_group(study.records)
-    return group is not None and group.source is Source.MODELLED
 
 
 def caption(study: Study) -> str:

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 import numpy as np
-from scipy.stats import spearmanr
 
+from harness.agreement_record import Agreement, Answered, Compared, Timed, summary_lines
 from harness.cache import ArtifactCache
 from harness.compile import compile_cached
 from harness.executor import MeasurePlan
@@ -36,77 +35,12 @@ from harness.simulator.model import Model
 from harness.simulator.run import Program
 from harness.simulator.runner import unread_arguments
 from kernels.families import family
-from kernels.family import ParamValue
 from kernels.problem import preset
+from sweeps.covering import covering_order
 from sweeps.space import Space
 
-SCHEMA = "routertune.agreement/1"
 SAMPLE_SEED = 11
 TIMED_M = (64, 1024, 8192)
-FP32_ULPS = 64  # of a weight: scores, a sum of k of them, a division and a factor, in another order
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One router's answers on both machines at one M."""
-
-    m: int
-    ids_differ: int  # entries whose expert differs
-    worst_weight_error: float  # relative to the GPU's weight, where the ids are equal
-    seconds: float  # of CPU time, in the simulator
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Microseconds of one router at one M, inputs cold."""
-
-    m: int
-    measured_us: float
-    modelled_us: float
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One config on both machines; `calibrates`: it may have been used to choose the table's values."""
-
-    config: dict[str, ParamValue]
-    calibrates: bool
-    answers: tuple[Answered, ...]
-    times: tuple[Timed, ...]
-    model_seconds: float
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Everything that was compared."""
-
-    problem: str
-    target: str
-    device: str
-    provenance: dict[str, Any]
-    configs: tuple[Compared, ...]
-    schema: str = SCHEMA
-
-
-def sample(space: Space, count: int, seed: int) -> list[dict[str, ParamValue]]:
-    """`count` legal configs, every choice of every parameter among them as early as possible.
-
-    A uniform draw would hardly meet rare choices: of each 64 drawn, the one whose choices are rarest so far.
-    """
-    rng = np.random.default_rng(seed)
-    seen: dict[tuple[str, ParamValue], int] = {}
-    chosen: list[dict[str, ParamValue]] = []
-    while len(chosen) < min(count, len(space)):
-        drawn = [space.params(int(index)) for index in rng.integers(len(space), size=64)]
-        fresh = [params for params in drawn if params not in chosen]
-        if not fresh:
-            continue
-        best = min(fresh, key=lambda params: sum(min(seen.get(item, 0), 8) for item in params.items()))
-        chosen.append(best)
-        for item in best.items():
-            seen[item] = seen.get(item, 0) + 1
-    return chosen
 
 
 @click.group()
@@ -123,7 +57,7 @@ def pack(folder: Path, problem: str, configs: int, also: Path | None) -> None:
     """Compile a sample of the Hopper space and pack it."""
     kernels, target = family("fused_sm90"), "sm_90a"
     space = Space(kernels, preset(problem), target)
-    wanted = sample(space, configs, SAMPLE_SEED)
+    wanted = list(islice(covering_order(space, SAMPLE_SEED), configs))
     wanted += [params for params in (json.loads(also.read_text()) if also else []) if params not in wanted]
     artifacts = []
     for params in wanted:
@@ -156,7 +90,7 @@ def compare(records: Path, outputs: Path, output: Path, answers: bool) -> None:
         str(found[0].problem["name"]),
         found[0].target,
         device.name if device else "",
-        asdict(provenance()),
+        provenance(),
         tuple(compared),
     )
     output.write_bytes(msgspec.json.format(msgspec.json.encode(agreement)))
@@ -212,41 +146,6 @@ def _line(compared: Compared) -> str:
     times = ", ".join(f"{t.m}: {t.measured_us:.1f} / {t.modelled_us:.1f}" for t in compared.times)
     differ = sum(a.ids_differ for a in compared.answers)
     return f"{differ} ids differ; us measured / modelled at {times}"
-
-
-def summary_lines(agreement: Agreement) -> list[str]:
-    """The figures that the simulator is judged by."""
-    answers = [answer for config in agreement.configs for answer in config.answers]
-    agreeing = sum(
-        1 for config in agreement.configs if config.answers and not any(a.ids_differ for a in config.answers)
-    )
-    lines = [
-        f"{agreeing} of {sum(1 for c in agreement.configs if c.answers)} configs: every id equals the GPU's",
-        f"largest relative weight error {max((a.worst_weight_error for a in answers), default=0.0):.2e}",
-    ]
-    for name, wanted in (("all", None), ("calibration half", True), ("other half", False)):
-        for m in sorted({t.m for config in agreement.configs for t in config.times}):
-            pairs = [
-                (t.measured_us, t.modelled_us)
-                for config in agreement.configs
-                if wanted is None or config.calibrates == wanted
-                for t in config.times
-                if t.m == m
-            ]
-            lines.append(f"{name}, M = {m}: {rank_line(pairs)}")
-    return lines
-
-
-def rank_line(pairs: Sequence[tuple[float, float]]) -> str:
-    """Rank correlation, and how much slower than the best the model's choice is."""
-    measured, modelled = np.array(pairs).T
-    correlation = float(spearmanr(measured, modelled).statistic)
-    chosen = measured[np.argmin(modelled)]
-    error = np.median(np.abs(np.log(modelled / measured)))
-    return (
-        f"{len(pairs)} configs, Spearman {correlation:.3f}, the model's choice takes "
-        f"{chosen / measured.min() - 1:+.1%} of the best, median |log ratio| {error:.3f}"
-    )
 
 
 if __name__ == "__main__":

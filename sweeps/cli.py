@@ -12,7 +12,9 @@ from typing import Any
 
 import click
 
+from sweeps.cli_simulate import simulate
 from sweeps.cli_trace import trace
+from sweeps.cli_verify import verify
 from sweeps.errors import STOPPED, exit_status
 
 Command = Callable[..., Any]
@@ -96,8 +98,9 @@ def _apply(command: Command, options: tuple[Callable[[Command], Command], ...]) 
 
 
 def _spec(spec_name: str | None, problem: str | None, target: str | None, **search: Any) -> Any:
-    from sweeps.spec import DEFAULT_SPEC, load_spec
+    from sweeps.spec import default_spec, load_spec
 
+    spec_name = spec_name or default_spec()
     # What a person asks for holds on a GPU and on the simulator.
     overrides = {
         f"{table}.{key}": value
@@ -109,8 +112,8 @@ def _spec(spec_name: str | None, problem: str | None, target: str | None, **sear
         overrides["target"] = target
     if problem is not None:
         # Another problem is another study: its name must not be the spec's own.
-        overrides |= {"problem": problem, "name": f"{Path(spec_name or DEFAULT_SPEC).stem}-{problem}"}
-    return load_spec(spec_name or DEFAULT_SPEC, overrides)
+        overrides |= {"problem": problem, "name": f"{Path(spec_name).stem}-{problem}"}
+    return load_spec(spec_name, overrides)
 
 
 def _found(spec_name: str | None, problem: str | None, target: str | None, **place: str | None) -> Any:
@@ -202,13 +205,16 @@ def sweep(
     GPU for the target the simulator executes the compiled candidates: their times are modelled, and kept
     apart from measured ones. The best config at each M is written to runs/STUDY/best.json.
     """
-    spec = _spec(spec_name, problem, target, trials=trials, minutes=minutes)
     from harness.executor import CheckDepth
     from sweeps.run import run_sweep
+    from sweeps.spec import default_spec
+
+    spec_name = spec_name or default_spec()
+    spec = _spec(spec_name, problem, target, trials=trials, minutes=minutes)
 
     place, stopped = run_sweep(
         spec,
-        spec_name=spec_name or "default",
+        spec_name=spec_name,
         storage=storage,
         study=study,
         executor=executor,
@@ -386,7 +392,9 @@ def bench(trials: int) -> None:
     click.echo(f"tuner's own time: {overhead_ms(trials):.1f} ms per trial over {trials} trials")
 
 
+main.add_command(simulate)
 main.add_command(trace)
+main.add_command(verify)
 
 
 if __name__ == "__main__":

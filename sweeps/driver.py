@@ -27,7 +27,7 @@ import optuna
 from optuna.trial import TrialState
 
 from harness.compile_result import CompileResult
-from harness.record import ParamValue, TrialRecord
+from harness.record import ParamValue, Source, TrialRecord
 from kernels.family import KernelFamily
 from sweeps import store
 from sweeps.confirm import confirm, finalists, rounds_left
@@ -102,6 +102,9 @@ class Driver:
             MeasuringThreads(self._study, self._workshop, self._stop) as self._measuring,
             Progress(total, self._asked) as self._progress,
         ):
+            if self._workshop.facts.source is Source.MODELLED:
+                # The simulator takes many seconds for each: the first results are those of good candidates.
+                self._ask_ahead()
             if not any(record.role == "baseline" for record in known):
                 for family, params in self._baselines:
                     self._start(Job(family, params, "baseline", seed=0))

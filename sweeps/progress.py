@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
@@ -14,7 +15,8 @@ from sweeps.objective import PENALTY, Metric
 
 
 class Progress:
-    """A progress bar over the trials of a sweep; on anything but a terminal it stays silent."""
+    """A progress bar over the trials of a sweep, and a line for each that is better than all before; on
+    anything but a terminal there is no bar."""
 
     def __init__(self, total: int, done: int) -> None:
         self._bar = tqdm(total=total, initial=done, unit="trial", disable=None, dynamic_ncols=True)
@@ -23,13 +25,14 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._bar.write(line)
+        self._bar.write(line, file=sys.stderr)
 
     def count(self, record: TrialRecord, value: float | None) -> None:
         """A candidate ended."""
         self._outcomes[record.outcome] += 1
-        if value is not None and value < PENALTY:
-            self._best = value if self._best is None else min(self._best, value)
+        if value is not None and value < PENALTY and (self._best is None or value < self._best):
+            self._best = value
+            self.say(f"config {self._outcomes.total()}: {record.source} best so far, {value:.3f} x floor")
         best = "" if self._best is None else f"best {self._best:.3f} x floor, "
         counts = " ".join(f"{outcome}={count}" for outcome, count in self._outcomes.items())
         self._bar.set_postfix_str(best + counts, refresh=False)

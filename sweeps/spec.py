@@ -47,13 +47,16 @@ from typing import Any, Literal, get_type_hints
 
 import msgspec
 
+from harness.device import visible_capabilities
 from harness.executor import DEFAULT_M_VALUES
+from harness.toolchain import TARGETS
 from kernels.family import ParamValue
 from kernels.problem import RouterProblem, preset
 from sweeps.errors import SpecError
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 DEFAULT_SPEC = "default"
+BLACKWELL_SPEC = "blackwell"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -153,6 +156,15 @@ class SweepSpec:
             minutes=self.simulator.minutes or self.search.minutes,
         )
         return replace(self, search=search, confirm=replace(self.confirm, rounds=0))
+
+
+def default_spec() -> str:
+    """The committed sweep that is meant when none is named.
+
+    Hopper's on a host with such a GPU; elsewhere Blackwell's, the kernel's home, in the simulator if need be.
+    """
+    hopper = TARGETS["sm_90a"] in visible_capabilities()
+    return DEFAULT_SPEC if hopper else BLACKWELL_SPEC
 
 
 def preset_names() -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+import numpy as np
+
 from harness.simulator.errors import SimulationError
 
 
@@ -23,7 +25,10 @@ class Absent:
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise SimulationError(f"a register is read that {self.why}")
 
-    __array_ufunc__ = __array_function__ = __array__ = _refuse
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return 0 if function is np.ndim else self._refuse()
+
+    __array_ufunc__ = __array__ = _refuse
     __bool__ = __int__ = __index__ = __iter__ = __len__ = _refuse
     __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _refuse
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __lshift__ = __rshift__ = _refuse

@@ -6,6 +6,7 @@ Times are clocks in cycles; a barrier's phase completes at the latest of what co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ NAMED = 16
 class MBarriers:
     """Every mbarrier object, found by its CTA's row and its offset in shared memory."""
 
-    def __init__(self, rows: int, shared_bytes: int) -> None:
-        self.rows = rows
+    def __init__(self, rows: int, shared_bytes: int, cta_name: Callable[[int], str] = str) -> None:
+        self.rows, self._cta_name = rows, cta_name
         self._slot_of = np.full(shared_bytes // BARRIER_BYTES + 1, -1, np.int64)
         self.offsets: list[int] = []
         self.count, self.pending, self.bytes, self.phase = (np.zeros(0, np.int64) for _ in range(4))
@@ -118,13 +119,13 @@ class MBarriers:
             self.completed_at[done] = np.maximum(self.latest[done], self.completed_at[done])
             self.latest[done] = 0.0
 
-    def passed(self, keys: Array, parity: Array) -> Array:
-        """Whether the phase of this parity has completed (PTX ISA, mbarrier.test_wait.parity)."""
-        over: Array = (self.phase[keys] & 1) != parity
+    def passed(self, keys: Array, phase: Array, by_parity: bool = True) -> Array:
+        """Whether the phase of this parity, or of this number, is over (PTX ISA, mbarrier.test_wait)."""
+        over: Array = (self.phase[keys] & 1) != phase & 1 if by_parity else self.phase[keys] > phase
         return over
 
     def name(self, key: int) -> str:
-        return f"the mbarrier at {self.offsets[key // self.rows]:#x} of CTA {key % self.rows}"
+        return f"the mbarrier at {self.offsets[key // self.rows]:#x} of CTA {self._cta_name(key % self.rows)}"
 
     def describe(self, key: int) -> str:
         """An mbarrier's state, for a person."""
@@ -159,9 +160,6 @@ class NamedBarriers:
 
     def arrive(self, rows: Array, ids: Array, threads: Array, arriving: Array, times: Array) -> Array:
         """`arriving` threads of one warp each; the generation that each waits for the end of."""
-        if (ids < 0).any() or (ids >= NAMED).any():
-            wrong = (ids < 0) | (ids >= NAMED)
-            raise SimulationError(f"named barrier {int(ids[wrong][0])}: from 0 to {NAMED - 1}", wrong)
         if (threads % 32).any() or (threads <= 0).any():
             wrong = (threads % 32 != 0) | (threads <= 0)
             raise SimulationError(

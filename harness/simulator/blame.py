@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,16 @@ def active_lanes(cohort: Cohort, instruction: Instruction | None) -> Array:
     register, negated = cohort.machine.kernel.code.guard_index(instruction.guard)
     guard = cohort.lanes(np.asarray(cohort.registers[register], np.bool_))
     return active & (~guard if negated else guard)
+
+
+def origin(machine: Machine, cohort: Cohort, mask: Any, instruction: Instruction) -> Callable[[], str]:
+    """Words for what an instruction sets going, for errors that only show when it happens."""
+
+    def words() -> str:
+        who = executing(machine, cohort, cohort.active(mask))
+        return f"{who} at PTX line {instruction.line}: `{instruction.text}`"
+
+    return words
 
 
 def executing(machine: Machine, cohort: Cohort, active: Array, wrong: Any = None) -> str:

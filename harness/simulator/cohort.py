@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 LANES = 32
+# Special registers that read the warp's clock: in cycles, and in nanoseconds.
+_TIMERS: dict[str, Any] = {
+    "%clock": np.uint32,
+    "%clock64": np.uint64,
+    "%globaltimer": np.uint64,
+    "%globaltimer_lo": np.uint32,
+}
 
 
 @dataclass
@@ -91,6 +98,9 @@ class Cohort:
 
     def special(self, name: str) -> Any:
         """A special register's value in this cohort."""
+        if name in _TIMERS:
+            rate = 1000 / self.machine.units.target.clock_mhz if "global" in name else 1.0
+            return (self.clock * rate).astype(np.uint64).astype(_TIMERS[name])[:, None]
         if name not in self._specials:
             value = self.machine.special(name)
             self._specials[name] = value if np.ndim(value) == 0 else value[self.warps]

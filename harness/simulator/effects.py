@@ -22,6 +22,7 @@ import numpy.typing as npt
 from harness.simulator.errors import NotSimulatedError, SimulationError
 from harness.simulator.packed import pack, unpack
 from harness.simulator.ptx import Instruction
+from harness.simulator.registry import TYPES
 
 Array = npt.NDArray[Any]
 Run = Callable[..., Any]
@@ -53,24 +54,48 @@ _EFFECTS: dict[tuple[str, ...], Effect] = {}
 _WAITS: dict[tuple[str, ...], Callable[[Instruction], Wait]] = {}
 
 
-def effect(*prefix: str, writes: bool = False, registers: bool = False) -> Callable[[Any], Any]:
-    """Register a factory of effects for opcodes that begin with `prefix`."""
+def effect(
+    *prefix: str, flags: str | None = None, writes: bool = False, registers: bool = False
+) -> Callable[[Any], Any]:
+    """Register a factory of effects for opcodes that begin with `prefix`.
+
+    `flags`, separated by spaces, are the modifiers behind the prefix that it knows, beside types (`L2::*`
+    stands for all that begin so); any other is refused. None: the factory looks for itself.
+    """
 
     def register(factory: Callable[[Instruction], Run]) -> Callable[[Instruction], Run]:
-        _EFFECTS[prefix] = Effect(factory, writes, registers)
+        _EFFECTS[prefix] = Effect(_checked(factory, len(prefix), flags), writes, registers)
         return factory
 
     return register
 
 
-def wait(*prefix: str) -> Callable[[Any], Any]:
-    """Register a factory of waits for opcodes that begin with `prefix`."""
+def wait(*prefix: str, flags: str | None = None) -> Callable[[Any], Any]:
+    """Register a factory of waits for opcodes that begin with `prefix`; `flags` as for `effect`."""
 
     def register(factory: Callable[[Instruction], Wait]) -> Callable[[Instruction], Wait]:
-        _WAITS[prefix] = factory
+        _WAITS[prefix] = _checked(factory, len(prefix), flags)
         return factory
 
     return register
+
+
+def _checked(
+    factory: Callable[[Instruction], Any], prefix: int, flags: str | None
+) -> Callable[[Instruction], Any]:
+    """`factory`, for opcodes whose parts behind the prefix are all types or among `flags`."""
+    if flags is None:
+        return factory
+    known = set(flags.split())
+    families = tuple(flag.removesuffix("*") for flag in known if flag.endswith("*"))
+
+    def check(instruction: Instruction) -> Any:
+        for part in instruction.parts[prefix:]:
+            if part not in known and part not in TYPES and not (families and part.startswith(families)):
+                raise SimulationError(f"unknown modifier .{part} in {instruction.opcode}")
+        return factory(instruction)
+
+    return check
 
 
 def effect_of(instruction: Instruction) -> Effect | None:

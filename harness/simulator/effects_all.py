@@ -5,6 +5,8 @@ from __future__ import annotations
 from harness.simulator import (  # noqa: F401
     effects_atomics,
     effects_barriers,
+    effects_bulk,
+    effects_cp_async,
     effects_matrix,
     effects_memory,
     effects_tcgen05,

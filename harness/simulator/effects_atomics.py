@@ -10,6 +10,9 @@ import numpy.typing as npt
 from harness.simulator.cohort import LANES, Cohort
 from harness.simulator.effects import Run, effect
 from harness.simulator.effects_memory import (
+    CACHES,
+    ORDERS,
+    SPACES,
     element_bytes,
     load_global,
     load_shared,
@@ -24,14 +27,16 @@ from harness.simulator.instruction_set import lookup
 from harness.simulator.ptx import Instruction
 
 Array = npt.NDArray[Any]
+_ATOMIC = ("add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec")
+_FLAGS = f"{SPACES} {ORDERS} {CACHES} noftz {' '.join(_ATOMIC)}"
 
 
-@effect("atom", writes=True)
+@effect("atom", flags=_FLAGS, writes=True)
 def atomic(instruction: Instruction) -> Run:
     return _atomic(instruction)
 
 
-@effect("red")
+@effect("red", flags=_FLAGS)
 def reduction(instruction: Instruction) -> Run:
     perform = _atomic(instruction)
 
@@ -39,9 +44,6 @@ def reduction(instruction: Instruction) -> Run:
         perform(c, m, *operands)
 
     return run
-
-
-_ATOMIC = ("add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec")
 
 
 def _atomic(instruction: Instruction) -> Run:

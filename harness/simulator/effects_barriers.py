@@ -21,6 +21,7 @@ from harness.simulator.ptx import Address, Instruction
 Array = npt.NDArray[Any]
 # 32-bit registers of an SM (CUDA C++ Programming Guide, "Compute Capabilities", the same for 9.0 and 10.x).
 REGISTER_FILE = 64 * 1024
+_MBARRIER = "shared shared::cta shared::cluster release relaxed acquire cta cluster"
 
 
 def barrier_places(c: Cohort, m: Any, address: Any) -> tuple[Array, Array, Array]:
@@ -36,7 +37,7 @@ def flat(c: Cohort, m: Any, value: Any) -> Array:
     return c.lanes(np.asarray(value)).astype(np.int64)[c.active(m)]
 
 
-@effect("mbarrier", "init")
+@effect("mbarrier", "init", flags="shared shared::cta")
 def mbarrier_init(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, address: Any, count: Any) -> None:
         rows, offsets, _ = barrier_places(c, m, address)
@@ -49,7 +50,7 @@ def mbarrier_init(instruction: Instruction) -> Run:
     return run
 
 
-@effect("mbarrier", "inval")
+@effect("mbarrier", "inval", flags="shared shared::cta")
 def mbarrier_inval(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, address: Any) -> None:
         rows, offsets, _ = barrier_places(c, m, address)
@@ -77,35 +78,40 @@ class _Arrive:
         mbarriers = c.machine.mbarriers
         rows, offsets, warps = barrier_places(c, m, address)
         keys = mbarriers.keys(rows, offsets)
+        state = np.zeros((len(c.warps), LANES), np.uint64)
+        state[c.active(m)] = mbarriers.phase[keys]
         if self.expects:
             mbarriers.expect(keys, flat(c, m, value))
         if self.arrives:
             counts = flat(c, m, value) if value is not None and not self.expects else 1
             if self.drops:
                 np.subtract.at(mbarriers.count, keys, 1)
-            c.machine.arrived("mbarrier", c.warps[warps], keys, mbarriers.phase[keys])
-            mbarriers.arrive(keys, counts, c.clock[warps])
-        return np.uint64(0)
+            c.machine.note_arrival("mbarrier", c.warps[warps], keys, mbarriers.phase[keys])
+            away = rows != c.rows[warps]
+            latency = c.machine.units.target.latency_of("mbarrier.arrive.remote")
+            mbarriers.arrive(keys, counts, c.clock[warps] + away * latency)
+        # The state is opaque to the kernel; here it is the number of the phase that was arrived on.
+        return state
 
 
-@effect("mbarrier", "arrive", writes=True)
-@effect("mbarrier", "arrive_drop", writes=True)
+@effect("mbarrier", "arrive", flags=f"{_MBARRIER} expect_tx", writes=True)
+@effect("mbarrier", "arrive_drop", flags=f"{_MBARRIER} expect_tx", writes=True)
 def mbarrier_arrive(instruction: Instruction) -> Run:
     return _Arrive(instruction).run
 
 
-@effect("mbarrier", "expect_tx")
+@effect("mbarrier", "expect_tx", flags=_MBARRIER)
 def mbarrier_expect(instruction: Instruction) -> Run:
     return _Arrive(instruction).run
 
 
-@effect("mbarrier", "try_wait", writes=True)
-@effect("mbarrier", "test_wait", writes=True)
+@effect("mbarrier", "try_wait", flags=f"{_MBARRIER} parity", writes=True)
+@effect("mbarrier", "test_wait", flags=f"{_MBARRIER} parity", writes=True)
 def mbarrier_test(instruction: Instruction) -> Run:
     """A look at a barrier without waiting for it. A suspended try_wait may give up at any time."""
-    _parity_only(instruction)
+    by_parity = "parity" in instruction.parts
 
-    def run(c: Cohort, m: Any, address: Any, parity: Any, limit: Any = 0) -> Any:
+    def run(c: Cohort, m: Any, address: Any, phase: Any, limit: Any = 0) -> Any:
         active = c.active(m)
         rows, offsets = np.broadcast_arrays(*shared_place(c, address, active))
         warps = np.flatnonzero(active.any(1))
@@ -113,29 +119,23 @@ def mbarrier_test(instruction: Instruction) -> Run:
         keys[warps] = c.machine.mbarriers.keys(rows[warps], offsets[warps])
         if not c.machine.mbarriers.offsets:
             raise SimulationError("no mbarrier was initialized")
-        wanted = np.asarray(parity).astype(np.int64) & 1
-        passed = c.machine.mbarriers.passed(keys, wanted)
+        passed = c.machine.mbarriers.passed(keys, np.asarray(phase).astype(np.int64), by_parity)
         passed &= c.machine.mbarriers.completed_at[keys] <= c.clock[:, None]
         seen = np.flatnonzero((passed & c.active(m)).any(1))
         first = c.per_warp(keys, m)[seen]
-        c.machine.passed("mbarrier", c.warps[seen], first, c.machine.mbarriers.phase[first])
+        c.machine.note_passed("mbarrier", c.warps[seen], first, c.machine.mbarriers.phase[first])
         return passed
 
     return run
-
-
-def _parity_only(instruction: Instruction) -> None:
-    if "parity" not in instruction.parts:
-        raise SimulationError(f"{instruction.opcode}: only the form with a parity is known")
 
 
 class _MbarrierWait:
     """Wait for a phase: `try_wait` in a loop."""
 
     def __init__(self, instruction: Instruction) -> None:
-        _parity_only(instruction)
+        self.by_parity = "parity" in instruction.parts
 
-    def begin(self, c: Cohort, address: Any, parity: Any, limit: Any = 0) -> tuple[Array, ...]:
+    def begin(self, c: Cohort, address: Any, phase: Any, limit: Any = 0) -> tuple[Array, ...]:
         active = c.active(c.mask)
         rows, offsets = shared_place(c, address, active)
         if offsets.ndim == 2 and offsets.shape[1] > 1:
@@ -149,22 +149,23 @@ class _MbarrierWait:
         else:
             rows, offsets = c.per_warp(rows), c.per_warp(offsets)
         keys = c.machine.mbarriers.keys(rows, offsets)
-        return keys, (c.per_warp(np.asarray(parity), c.mask).astype(np.int64) & 1)
+        return keys, c.per_warp(np.asarray(phase), c.mask).astype(np.int64)
 
     def poll(self, c: Cohort, token: tuple[Array, ...]) -> tuple[Array, Array]:
-        keys, parity = token
+        keys, phase = token
         mbarriers = c.machine.mbarriers
-        ready = mbarriers.passed(keys, parity)
+        ready = mbarriers.passed(keys, phase, self.by_parity)
         c.machine.note_barrier(c, ready, "mbarrier", keys, mbarriers.phase[keys])
-        return ready, np.where(
-            ready, mbarriers.completed_at[keys] + c.machine.units.target.latency_of("mbarrier.wait"), 0.0
-        )
+        # Looking at a phase that completed long ago takes as long as being told of one that completes now.
+        known = np.maximum(mbarriers.completed_at[keys], c.clock)
+        return ready, np.where(ready, known + c.machine.units.target.latency_of("mbarrier.wait"), 0.0)
 
     def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
-        return f"parity {int(token[1][warp])} of {c.machine.mbarriers.describe(int(token[0][warp]))}"
+        what = f"parity {int(token[1][warp]) & 1}" if self.by_parity else f"phase {int(token[1][warp])}"
+        return f"{what} of {c.machine.mbarriers.describe(int(token[0][warp]))}"
 
 
-@wait("mbarrier", "wait")
+@wait("mbarrier", "wait", flags=f"{_MBARRIER} parity")
 def mbarrier_wait(instruction: Instruction) -> Wait:
     return _MbarrierWait(instruction)
 
@@ -180,8 +181,11 @@ def _arrive_named(c: Cohort, m: Any, number: Any, threads: Any) -> tuple[Array, 
     ids = c.per_warp(np.asarray(number)).astype(np.int64)
     here = c.whole_warps(m, "a named barrier")
     generation = np.zeros(len(ids), np.int64)
+    if ((ids < 0) | (ids >= NAMED)).any():
+        wrong = (ids < 0) | (ids >= NAMED)
+        raise SimulationError(f"named barrier {int(ids[wrong][0])}: from 0 to {NAMED - 1}", wrong)
     before = c.machine.named.generation[c.rows, ids]
-    c.machine.arrived("named", c.warps[here], (c.rows * NAMED + ids)[here], before[here])
+    c.machine.note_arrival("named", c.warps[here], (c.rows * NAMED + ids)[here], before[here])
     generation[here] = c.machine.named.arrive(
         c.rows[here],
         ids[here],
@@ -192,9 +196,9 @@ def _arrive_named(c: Cohort, m: Any, number: Any, threads: Any) -> tuple[Array, 
     return ids, generation
 
 
-@effect("bar", "arrive")
-@effect("barrier", "arrive")
-@effect("barrier", "cta", "arrive")
+@effect("bar", "arrive", flags="")
+@effect("barrier", "arrive", flags="aligned")
+@effect("barrier", "cta", "arrive", flags="aligned")
 def named_arrive(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, number: Any, threads: Any) -> None:
         _arrive_named(c, m, number, threads)
@@ -211,7 +215,10 @@ class _NamedWait:
         named = c.machine.named
         ready = named.generation[c.rows, ids] > generation
         c.machine.note_barrier(c, ready, "named", c.rows * NAMED + ids, named.generation[c.rows, ids])
-        latency = c.machine.units.target.latency_of("bar.sync")
+        target = c.machine.units.target
+        # Each warp that takes part is counted in turn.
+        taking_part = named.threads[c.rows, ids] // LANES
+        latency = target.latency_of("bar.sync") + taking_part * target.chip["bar_warp_cycles"]
         return ready, np.where(ready, named.completed_at[c.rows, ids] + latency, 0.0)
 
     def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
@@ -222,25 +229,25 @@ class _NamedWait:
         )
 
 
-@wait("bar", "sync")
-@wait("barrier", "sync")
-@wait("barrier", "cta", "sync")
+@wait("bar", "sync", flags="")
+@wait("barrier", "sync", flags="aligned")
+@wait("barrier", "cta", "sync", flags="aligned")
 def named_wait(instruction: Instruction) -> Wait:
     return _NamedWait()
 
 
-@effect("bar", "warp", "sync")
+@effect("bar", "warp", "sync", flags="")
 def warp_sync(instruction: Instruction) -> Run:
     return lambda c, m, *members: None
 
 
-@effect("barrier", "cluster", "arrive")
+@effect("barrier", "cluster", "arrive", flags="release relaxed aligned")
 def cluster_arrive(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any) -> None:
         here = c.whole_warps(m, "barrier.cluster.arrive")
         clusters = c.machine.cluster_of_row[c.rows[here]]
         generation = c.machine.cluster_barriers.generation[clusters]
-        c.machine.arrived("cluster", c.warps[here], clusters, generation)
+        c.machine.note_arrival("cluster", c.warps[here], clusters, generation)
         c.machine.cluster_barriers.arrive(c.warps[here], clusters, c.clock[here])
 
     return run
@@ -269,12 +276,12 @@ class _ClusterWait:
         return f"the cluster's barrier ({barriers.arrived[cluster]} of {barriers.expected[cluster]} warps)"
 
 
-@wait("barrier", "cluster", "wait")
+@wait("barrier", "cluster", "wait", flags="acquire aligned")
 def cluster_wait(instruction: Instruction) -> Wait:
     return _ClusterWait()
 
 
-@effect("fence", "proxy", "async")
+@effect("fence", "proxy", "async", flags="global shared::cta shared::cluster")
 def proxy_fence(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any) -> None:
         active = c.active(m)
@@ -288,14 +295,14 @@ def proxy_fence(instruction: Instruction) -> Run:
 @effect("fence", "proxy", "tensormap::generic")
 @effect("fence", "proxy", "alias")
 @effect("fence", "mbarrier_init")
-@effect("fence")
-@effect("membar")
+@effect("fence", flags="sc acq_rel acquire release sync_restrict::* cta cluster gpu sys")
+@effect("membar", flags="cta gl sys")
 def fence(instruction: Instruction) -> Run:
     """Memory is sequentially consistent here: ordinary fences order nothing more."""
     return lambda c, m, *operands: None
 
 
-@effect("setmaxnreg")
+@effect("setmaxnreg", flags="inc dec sync aligned")
 def set_registers(instruction: Instruction) -> Run:
     grows = "inc" in instruction.parts
 

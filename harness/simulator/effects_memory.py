@@ -24,6 +24,10 @@ from harness.simulator.shared import OFFSET_MASK, RANK_SHIFT
 Array = npt.NDArray[Any]
 SHARED_WINDOW = 1 << 32
 _TYPE = re.compile(r"(?:b|u|s|f|bf)(8|16|32|64|128)$")
+# What loads, stores and atomics may say; order and caching change no value here.
+SPACES = "global shared shared::cta shared::cluster local param param::entry const"
+ORDERS = "weak volatile relaxed acquire release acq_rel sc mmio cta cluster gpu sys"
+CACHES = "ca cg cs lu cv wb wt L1::* L2::*"
 _SPACES = ("global", "shared", "param", "local", "const")
 
 
@@ -49,10 +53,13 @@ def register_bytes(size: int) -> int:
     return max(size, 2)
 
 
-def shared_place(c: Cohort, address: Any, active: Array | None = None) -> tuple[Array, Array]:
+def shared_place(
+    c: Cohort, address: Any, active: Array | None = None, by_copy: bool = False
+) -> tuple[Array, Array]:
     """(row, offset) of shared::cluster addresses, each [W, 32] or [W, 1].
 
-    What inactive lanes hold is no address.
+    What inactive lanes hold is no address. Accesses to other CTAs are noted as the warps' own, unless they
+    are `by_copy`: an asynchronous operation that notes its end itself.
     """
     offsets = np.asarray(address).astype(np.int64)
     if active is not None and offsets.ndim == 2 and offsets.shape[1] > 1:
@@ -70,7 +77,15 @@ def shared_place(c: Cohort, address: Any, active: Array | None = None) -> tuple[
             f"{c.machine.cluster_size} CTAs",
             ranks >= c.machine.cluster_size,
         )
-    return c.machine.first_row_of_cluster[rows] + ranks, offsets & OFFSET_MASK
+    places = c.machine.first_row_of_cluster[rows] + ranks
+    if c.machine.thread_order is not None and not by_copy:
+        remote = places != rows
+        if active is not None:
+            remote = remote & active
+        if remote.any():
+            warp, _ = np.nonzero(remote)
+            c.machine.thread_order.access(c.warps[warp], np.broadcast_to(places, remote.shape)[remote])
+    return places, offsets & OFFSET_MASK
 
 
 def space_at(c: Cohort, space: str, address: Any, active: Array | None) -> str:
@@ -91,7 +106,7 @@ def space_at(c: Cohort, space: str, address: Any, active: Array | None) -> str:
     raise AssertionError(space)
 
 
-@effect("ld", writes=True)
+@effect("ld", flags=f"{SPACES} {ORDERS} {CACHES} nc v2 v4 v8", writes=True)
 def load(instruction: Instruction) -> Run:
     size, space = element_bytes(instruction), space_of(instruction)
     target = instruction.operands[0]
@@ -150,17 +165,29 @@ def load_shared(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[
         shared.index(rows, offsets + (whole - size), size, active)
     if active is not None:
         flat = np.where(active, flat, 0)
+    if c.machine.races is not None:
+        note_reads(c, active, flat, whole)
     values = []
     memory = shared.bytes.reshape(-1).view(np.dtype(f"u{size}"))
     for i in range(count):
         place = flat + i * size
-        for word in range(max(1, size // 4)):
-            words = place // 4 + word
-            shared.check_initialized(words, active)
-            if c.machine.shared_order is not None:
-                c.machine.shared_order.read(c.warps, words, shared.written(words), active, c.step)
+        if size <= 4:
+            shared.check_initialized(place // 4, active)
+        else:
+            for word in range(size // 4):
+                shared.check_initialized(place // 4 + word, active)
         values.append(memory[place // size])
     return values
+
+
+def note_reads(c: Cohort, active: Array | None, flat: Array, size: int) -> None:
+    """Tell the search for races that active lanes read `size` bytes at flat positions [W, 32] or [W, 1]."""
+    races = c.machine.races
+    assert races is not None
+    chosen = np.ones(flat.shape, np.bool_) if active is None else np.broadcast_to(active, flat.shape)
+    warps = np.broadcast_to(c.warps[:, None], flat.shape)[chosen]
+    for first in range(0, size, 4):
+        races.read((flat[chosen] + first) // 4, warps)
 
 
 def _restricted(c: Cohort, m: Any, offsets: Array) -> Array | None:
@@ -208,7 +235,7 @@ def load_local(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[A
     ]
 
 
-@effect("st")
+@effect("st", flags=f"{SPACES} {ORDERS} {CACHES} v2 v4 v8")
 def store(instruction: Instruction) -> Run:
     size, space = element_bytes(instruction), space_of(instruction)
 
@@ -242,8 +269,15 @@ def _selected(c: Cohort, active: Array | None, value: Any) -> Array:
 
 
 def store_shared(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:
+    write_shared(c, active, shared_place(c, address, active), items, size)
+
+
+def write_shared(
+    c: Cohort, active: Array | None, place: tuple[Array, Array], items: tuple[Any, ...], size: int
+) -> None:
+    """Ordinary stores of `items`, one after the other, at `place` (rows, offsets)."""
     shared = c.machine.shared
-    rows, offsets = shared_place(c, address, active)
+    rows, offsets = place
     rows, offsets = _selected(c, active, rows), _selected(c, active, offsets)
     _misaligned(offsets, size * len(items), None, "shared")
     threads = _selected(c, active, c.machine.thread_of_lane[c.warps])
@@ -251,16 +285,17 @@ def store_shared(c: Cohort, active: Array | None, address: Any, items: tuple[Any
     if len(items) > 1:
         shared.index(rows, offsets + size * (len(items) - 1), size, None)
     c.machine.check_store(rows, offsets, size * len(items))
+    if c.machine.races is not None:
+        warps = _selected(c, active, c.warps[:, None])
+        for word in range(0, size * len(items), 4):
+            c.machine.races.write((flat + word) // 4, warps)
     memory = shared.bytes.reshape(-1).view(np.dtype(f"u{size}"))
-    warps = _selected(c, active, c.warps[:, None])
     for i, item in enumerate(items):
-        place = flat + i * size
-        if c.machine.shared_order is not None:
-            c.machine.shared_order.write(warps, place // 4, rows)
-        memory[place // size] = _selected(c, active, narrowed(item, size))
-        shared.mark(place // 4, threads, c.step)
+        first = flat + i * size
+        memory[first // size] = _selected(c, active, narrowed(item, size))
+        shared.mark(first // 4, threads, c.step)
         if size == 8:
-            shared.mark(place // 4 + 1, threads, c.step)
+            shared.mark(first // 4 + 1, threads, c.step)
 
 
 def store_global(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:
@@ -278,7 +313,7 @@ def store_local(c: Cohort, active: Array | None, address: Any, items: tuple[Any,
         c.machine.local.store(c.warps, lanes, addresses + np.uint64(i * size), values, size)
 
 
-@effect("mapa", writes=True)
+@effect("mapa", flags="shared::cluster", writes=True)
 def map_address(instruction: Instruction) -> Run:
     kind: Any = np.uint64 if instruction.parts[-1] == "u64" else np.uint32
 

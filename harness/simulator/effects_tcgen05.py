@@ -13,7 +13,7 @@ import numpy.typing as npt
 from harness.simulator.cohort import Cohort
 from harness.simulator.effects import Run, effect
 from harness.simulator.effects_memory import shared_place
-from harness.simulator.errors import SimulationError
+from harness.simulator.errors import NotSimulatedError, SimulationError
 from harness.simulator.ptx import Address, Instruction, Vector
 from harness.simulator.tcgen05_copy import SHAPES
 from harness.simulator.tcgen05_instruction import Kind, Mma, decode_mma
@@ -42,7 +42,7 @@ def issuers(c: Cohort, m: Any, instruction: Instruction) -> Array:
     lanes = c.active(m).sum(1)
     if (lanes > 1).any():
         raise SimulationError(
-            f"{instruction.parts[1]} issued by {lanes.max()} lanes of a warp: want one thread"
+            f"{instruction.parts[1]} issued by {lanes.max()} lanes of a warp: want one thread", lanes > 1
         )
     here: Array = lanes == 1
     return here
@@ -63,7 +63,7 @@ def mma(instruction: Instruction) -> Run:
     for part in parts[2:]:
         known = part in ("block_scale", *vectors) or part.startswith(("cta_group::", "kind::"))
         if not known and not (part.startswith("collector::a::") and part.split("::")[2] in COLLECTOR):
-            raise SimulationError(f"{instruction.opcode} is not known")
+            raise NotSimulatedError(f"{instruction.opcode} is not known")
     group = cta_group(instruction)
     from_memory = isinstance(instruction.operands[1], Address)
     masked = len(instruction.operands) > 4 and isinstance(instruction.operands[4], Vector)
@@ -153,7 +153,7 @@ def copy(instruction: Instruction) -> Run:
     group = cta_group(instruction)
     shape = ".".join(part for part in instruction.parts[2:] if not part.startswith("cta_group::"))
     if shape not in SHAPES:
-        raise SimulationError(f"{instruction.opcode} is not known")
+        raise NotSimulatedError(f"{instruction.opcode} is not known")
     columns = SHAPES[shape].row_bytes // 4
 
     def run(c: Cohort, m: Any, target: Any, descriptor: Any) -> None:
@@ -186,7 +186,7 @@ def commit(instruction: Instruction) -> Run:
     group = cta_group(instruction)
     multicast = "multicast::cluster" in instruction.parts
     if "mbarrier::arrive::one" not in instruction.parts:
-        raise SimulationError(f"{instruction.opcode} is not known")
+        raise NotSimulatedError(f"{instruction.opcode} is not known")
 
     def run(c: Cohort, m: Any, address: Any, mask: Any = 0) -> None:
         here = issuers(c, m, instruction)
@@ -207,15 +207,14 @@ def commit(instruction: Instruction) -> Run:
         warps = c.warps[here]
         ordering = machine.ordering
         clocks = ordering.committed(warps) if ordering is not None else None
+        exits = machine.thread_order
+        known = exits.published(warps) if exits is not None else None
         if unit.shadow is not None:
             unit.shadow.committed()
 
-        shared_order = machine.shared_order
-        known = shared_order.seen[warps] if shared_order is not None else None
-
         def arrive(times: Array) -> None:
-            if shared_order is not None and known is not None:
-                shared_order.deliver("mbarrier", known[which], keys, machine.mbarriers.phase[keys])
+            if exits is not None and known is not None:
+                exits.deliver("mbarrier", known[which], keys, machine.mbarriers.phase[keys])
             if ordering is not None and clocks is not None:
                 ordering.deliver("mbarrier", clocks[which], keys, machine.mbarriers.phase[keys])
             machine.mbarriers.arrive(keys, 1, times[which])

@@ -17,7 +17,7 @@ from harness.simulator.cohort import Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
 from harness.simulator.effects_memory import shared_place
 from harness.simulator.effects_tcgen05 import cta_group
-from harness.simulator.errors import SimulationError
+from harness.simulator.errors import NotSimulatedError
 from harness.simulator.ordering import Ordering
 from harness.simulator.ptx import Imm, Instruction
 from harness.simulator.tcgen05_transfer import FRAGMENTS, Transfer
@@ -41,20 +41,20 @@ class _Alloc:
         for row, count in zip(c.rows[here], wanted[here], strict=True):
             unit.allocations.ask(int(row), int(count))
         _, offsets = shared_place(c, address)
-        return np.where(here, -1, 0), c.per_warp(offsets).astype(np.int64), wanted
+        return np.where(here, -1, 0), c.clock.copy(), c.per_warp(offsets).astype(np.int64), wanted
 
     def poll(self, c: Cohort, token: tuple[Array, ...]) -> tuple[Array, Array]:
-        """The token's first array holds the column that each warp got, -1 before."""
-        got, offsets, wanted = token
+        """The token begins with the column that each warp got, -1 before, and when."""
+        got, times, offsets, wanted = token
         unit = tensor_unit(c.machine)
         for warp in np.flatnonzero(got < 0):
             row = int(c.rows[warp])
             unit.allocations.grant(tuple(int(r) for r in unit.ctas(c.rows[warp : warp + 1], self.group)[0]))
-            column = unit.allocations.collect(row)
-            if column is not None:
-                got[warp] = column
-                _hand_over(c, unit, int(warp), int(offsets[warp]), column, int(wanted[warp]))
-        return got >= 0, c.clock + c.machine.units.target.latency_of("tcgen05.alloc")
+            if (granted := unit.allocations.collect(row)) is not None:
+                got[warp], free = granted
+                times[warp] = max(times[warp], free)
+                _hand_over(c, unit, int(warp), int(offsets[warp]), int(got[warp]), int(wanted[warp]))
+        return got >= 0, times + c.machine.units.target.latency_of("tcgen05.alloc")
 
     def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
         return tensor_unit(c.machine).allocations.waits_for(int(c.rows[warp]))
@@ -87,7 +87,7 @@ def dealloc(instruction: Instruction) -> Run:
         counts = c.per_warp(np.asarray(columns), m).astype(np.int64)
         for warp in np.flatnonzero(here):
             row, first, count = int(c.rows[warp]), int(addresses[warp]), int(counts[warp])
-            unit.allocations.free(row, first, count)
+            unit.allocations.free(row, first, count, float(c.clock[warp]))
             if unit.shadow is not None:
                 ctas = np.array([[row]])
                 cells = unit.shadow.all_lanes(c.warps[warp : warp + 1], ctas, np.array([first]), count)
@@ -114,7 +114,7 @@ def _transfer(instruction: Instruction, immediate: int) -> Transfer:
     shape = next((part for part in parts if part in FRAGMENTS or part == "16x32bx2"), "")
     repeat = next((int(part[1:]) for part in parts if re.fullmatch(r"x\d+", part)), 0)
     if not shape or not repeat or "red" in parts or parts[-1] not in ("b32", "f32"):
-        raise SimulationError(f"{instruction.opcode} is not known")
+        raise NotSimulatedError(f"{instruction.opcode} is not known")
     packed = any(part in ("pack::16b", "unpack::16b") for part in parts)
     return Transfer(shape, repeat, packed, immediate)
 

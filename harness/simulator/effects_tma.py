@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator import tma_copy
+from harness.simulator.blame import origin
 from harness.simulator.cohort import Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
 from harness.simulator.errors import SimulationError
@@ -75,10 +76,10 @@ def tensor_copy(instruction: Instruction) -> Run:
         if part not in _KNOWN and not part.startswith("L2"):
             raise SimulationError(f"{instruction.opcode} is not known")
     if parts[5] == "global":
-        return _store(rank, tma_copy.store)
+        return _store(instruction, rank, tma_copy.store)
     if "mbarrier::complete_tx::bytes" not in parts:
         raise SimulationError(f"{instruction.opcode} is not known")
-    return _load(rank, "multicast::cluster" in parts, "cta_group::2" in parts)
+    return _load(instruction, rank, "multicast::cluster" in parts, "cta_group::2" in parts)
 
 
 @effect("cp", "reduce", "async", "bulk", "tensor")
@@ -86,7 +87,7 @@ def tensor_reduction(instruction: Instruction) -> Run:
     parts = instruction.parts
     if "add" not in parts or parts[6] != "global":
         raise SimulationError(f"{instruction.opcode} is not known")
-    return _store(int(parts[5][0]), tma_copy.reduce_add)
+    return _store(instruction, int(parts[5][0]), tma_copy.reduce_add)
 
 
 _KNOWN = (
@@ -102,7 +103,7 @@ _KNOWN = (
 )
 
 
-def _load(rank: int, multicast: bool, pair: bool) -> Run:
+def _load(instruction: Instruction, rank: int, multicast: bool, pair: bool) -> Run:
     def run(c: Cohort, m: Any, target: Any, source: Any, mbarrier: Any, *rest: Any) -> None:
         machine = c.machine
         mask = rest[0] if multicast else 0
@@ -132,6 +133,7 @@ def _load(rank: int, multicast: bool, pair: bool) -> Run:
                 corner[mine],
                 multicast,
                 pair,
+                origin(machine, c, m, instruction),
             )
 
     return run
@@ -148,6 +150,7 @@ def _load_tiles(
     corner: Array,
     multicast: bool,
     pair: bool,
+    who: Callable[[], str],
 ) -> None:
     """Tiles of one tensor: one for each issue, to one CTA or to those of a multicast."""
     tensor_map = tensor_map_at(machine, address)
@@ -177,7 +180,8 @@ def _load_tiles(
     sizes = np.full(len(warps), size)
     done = machine.units.load(
         machine.sm_of_row[c.rows[warps]],
-        sizes,
+        # CTAs that multicast to each other all take in what each of them sends to all.
+        sizes * np.bincount(issue, minlength=len(warps)),
         sizes * inside(tensor_map, corner),
         c.clock[warps],
         [(address, *place) for place in corner.tolist()],
@@ -186,6 +190,12 @@ def _load_tiles(
     if multicast:
         done = done + machine.units.target.chip["multicast_latency"]
 
+    exits = machine.thread_order
+    clocks = exits.copy(c.warps[warps], issue, rows) if exits is not None else np.zeros((0, 0))
+    if machine.races is not None:
+        words = rows[:, None] * (machine.shared.size // 4) + offsets[issue, None] // 4 + np.arange(size // 4)
+        each = np.broadcast_to(issue[:, None], words.shape).reshape(-1)
+        machine.races.write(words.reshape(-1), c.warps[warps][each], clocks.max(1)[each])
     if machine.functional:
         machine.operand_reads.check_write(rows, offsets[issue], size, "a tile load")
         machine.shared.begin_load(rows, offsets[issue], size)
@@ -197,9 +207,11 @@ def _load_tiles(
             place = offsets[issue, None] // 16 + np.arange(size // 16)
             cells[rows[:, None], place] = data.view(cells.dtype)[issue]
             machine.shared.mark_loaded(rows, offsets[issue], size, machine.step)
+        if exits is not None:
+            exits.deliver("mbarrier", clocks[issue], keys, machine.mbarriers.phase[keys])
         machine.mbarriers.complete_bytes(keys, transaction_bytes(tensor_map), done[issue])
 
-    machine.at(float(done.min()), arrive)
+    machine.at(float(done.min()), arrive, who)
 
 
 def _destinations(machine: Machine, to: Array, masks: Array, multicast: bool) -> tuple[Array, Array]:
@@ -255,7 +267,7 @@ def bulk_groups(machine: Machine) -> BulkGroups:
     return state
 
 
-def _store(rank: int, copy: Callable[..., None]) -> Run:
+def _store(instruction: Instruction, rank: int, copy: Callable[..., None]) -> Run:
     def run(c: Cohort, m: Any, target: Any, source: Any, *rest: Any) -> None:
         machine = c.machine
         descriptor, coordinates = target
@@ -279,6 +291,7 @@ def _store(rank: int, copy: Callable[..., None]) -> Run:
                 start[mine] & ((1 << RANK_SHIFT) - 1),
                 corner[mine],
                 copy,
+                origin(machine, c, m, instruction),
             )
 
     return run
@@ -292,6 +305,7 @@ def _store_tiles(
     offsets: Array,
     corner: Array,
     copy: Callable[..., None],
+    who: Callable[[], str],
 ) -> None:
     tensor_map = tensor_map_at(machine, address)
     size = shared_bytes(tensor_map)
@@ -299,6 +313,9 @@ def _store_tiles(
     words = offsets[:, None] // 4 + np.arange(size // 4)
     machine.shared.index(rows, offsets + size - 16, 16, None)
     machine.shared.check_async_read(rows, words)
+    if machine.races is not None:
+        flat = rows[:, None] * (machine.shared.size // 4) + words
+        machine.races.read(flat.reshape(-1), np.repeat(c.warps[warps], words.shape[1]))
     done = machine.units.store(machine.sm_of_row[rows], np.full(len(warps), size), c.clock[warps])
     groups = [bulk_groups(machine).groups(int(warp))[-1] for warp in c.warps[warps]]
     for group, end in zip(groups, done, strict=True):
@@ -313,7 +330,7 @@ def _store_tiles(
         for group in groups:
             group.left -= 1
 
-    machine.at(float(done.min()), arrive)
+    machine.at(float(done.min()), arrive, who)
 
 
 @effect("cp", "async", "bulk", "commit_group")

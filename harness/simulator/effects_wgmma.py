@@ -105,7 +105,12 @@ def _numbers(c: Cohort) -> Array:
 def mma_async(instruction: Instruction) -> Run:
     match = next((m for p in instruction.parts if (m := re.fullmatch(r"m64n(\d+)k(\d+)", p))), None)
     types = [FORMATS[part] for part in instruction.parts if part in FORMATS]
-    if match is None or len(types) != 3:
+    unknown = [
+        p
+        for p in instruction.parts[2:]
+        if p not in FORMATS and p not in ("sync", "aligned", match and match[0])
+    ]
+    if match is None or len(types) != 3 or unknown:
         raise SimulationError(f"{instruction.opcode} is not known")
     literals = [operand.bits for operand in instruction.operands[4:] if isinstance(operand, Imm)]
     from_registers = isinstance(instruction.operands[1], Vector)
@@ -173,7 +178,7 @@ def _take_in(
         r[index] = IN_FLIGHT
 
 
-@effect("wgmma", "commit_group")
+@effect("wgmma", "commit_group", flags="sync aligned")
 def commit_group(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any) -> None:
         state = warpgroups(c)
@@ -181,7 +186,10 @@ def commit_group(instruction: Instruction) -> Run:
         cycles = 0.0
         for target, pending in state.pending.items():
             shape = pending.instruction
-            cycles += len(pending.b) * 64 * shape.n * shape.k / machine.units.mma_macs(shape.a_format.bits)
+            a_from_shared = pending.a[0].dtype != np.float32
+            cycles += len(pending.b) * machine.units.wgmma_cycles(
+                shape.n, shape.k, shape.a_format.bits, a_from_shared
+            )
             if machine.functional:
                 _execute(c, state, target, pending)
             else:
@@ -217,9 +225,13 @@ def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:
     words, pages = operand.words(descriptors)
     c.machine.shared.check_async_read(c.rows[::WARPS], words, pages)
     c.machine.operand_reads.note(_numbers(c), pages)
+    if c.machine.races is not None:
+        rows, warps = np.broadcast_arrays(c.rows[:, None] * (c.machine.shared.size // 4), c.warps[:, None])
+        every = np.repeat(np.broadcast_to(words, (len(c.warps) // WARPS, words.shape[1])), WARPS, 0)
+        c.machine.races.read((rows + every).reshape(-1), np.broadcast_to(warps, every.shape).reshape(-1))
 
 
-@effect("wgmma", "wait_group")
+@effect("wgmma", "wait_group", flags="sync aligned")
 def wait_group(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, allowed: int) -> None:
         state = warpgroups(c)
@@ -243,6 +255,6 @@ def wait_group(instruction: Instruction) -> Run:
     return run
 
 
-@effect("wgmma", "fence")
+@effect("wgmma", "fence", flags="sync aligned")
 def wgmma_fence(instruction: Instruction) -> Run:
     return lambda c, m: None

@@ -36,8 +36,9 @@ from harness.simulator.ordering import Ordering
 from harness.simulator.program import EXIT, Branch, Exit, Jump, Wait
 from harness.simulator.ptx import Symbol
 from harness.simulator.shared import RANK_SHIFT, SharedMemory
-from harness.simulator.shared_order import SharedOrder
+from harness.simulator.shared_races import SharedRaces
 from harness.simulator.specials import special_registers
+from harness.simulator.thread_order import ThreadOrder
 from harness.simulator.timing import Units
 
 Array = npt.NDArray[Any]
@@ -58,6 +59,7 @@ class Machine:
         functional: False skips the arithmetic of asynchronous copies and tensor cores: only times matter.
         max_blocks: blocks that all cohorts together may run: an endless loop ends there, as an error.
         apart: as many warps, neighbours, at most in one cohort; None, everywhere but in tests: no limit.
+        races: look for races in shared memory.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Machine:
         functional: bool = True,
         max_blocks: int = MAX_BLOCKS,
         apart: int | None = None,
+        races: bool = False,
     ) -> None:
         self.kernel, self.launch, self.memory, self.units = kernel, launch, memory, units
         self.functional = functional
@@ -80,7 +83,7 @@ class Machine:
         self.threads = launch.threads
         warps_per_cta = -(-self.threads // LANES)
         if self.threads % LANES:
-            raise SimulationError(f"a block of {self.threads} threads: want a multiple of {LANES}")
+            raise NotSimulatedError(f"a block of {self.threads} threads: want a multiple of {LANES}")
         count = self.rows * warps_per_cta
         self.row_of_warp = np.repeat(np.arange(self.rows), warps_per_cta)
         self.warp_in_cta = np.tile(np.arange(warps_per_cta), self.rows)
@@ -97,7 +100,7 @@ class Machine:
         self.local = LocalMemory(count, kernel.local_bytes)
         self.shared = SharedMemory(self.rows, kernel.shared_bytes(launch), self.threads)
         self.operand_reads = OperandReads(self.rows, warps_per_cta, self.shared.size)
-        self.mbarriers = MBarriers(self.rows, self.shared.size)
+        self.mbarriers = MBarriers(self.rows, self.shared.size, self.cta_name)
         self.named = NamedBarriers(self.rows)
         self.cluster_barriers = ClusterBarriers(len(clusters), count, warps_per_cta * self.cluster_size)
         # What is ordered before what matters for tensor memory only.
@@ -106,15 +109,18 @@ class Machine:
             if functional and kernel.uses_tensor_memory
             else None
         )
-        self.shared_order = (
-            SharedOrder(self.rows, warps_per_cta, self.cluster_size, self.shared.size // 4)
-            if functional
+        self.thread_order = (
+            ThreadOrder(count, warps_per_cta * self.cluster_size, warps_per_cta)
+            if functional and (self.cluster_size > 1 or races)
             else None
         )
+        self.races: SharedRaces | None = None
+        if races and self.thread_order is not None:
+            self.races = SharedRaces(self.thread_order, self.rows, self.shared.size // 4)
         self.live_warps = np.full(self.rows, warps_per_cta)
         self.step = 1
         self.unit_state: dict[str, Any] = {}  # what kinds of units keep for the whole machine (tensor memory)
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], None], Callable[[], str] | None]] = []
         self._order = 0
         self._specials = special_registers(self)
         self._finished = np.zeros(count)
@@ -156,10 +162,18 @@ class Machine:
             raise SimulationError(f"no parameter or variable is called {symbol.name}")
         return np.uint64(PARAM_BASE + parameter + symbol.offset)
 
-    def at(self, time: float, action: Callable[[], None]) -> None:
-        """Do `action` when everything before `time` (cycles) has happened."""
-        heapq.heappush(self._events, (float(time), self._order, action))
+    def at(self, time: float, action: Callable[[], None], origin: Callable[[], str] | None = None) -> None:
+        """Do `action` when everything before `time` (cycles) has happened; `origin` says whose errors are."""
+        heapq.heappush(self._events, (float(time), self._order, action, origin))
         self._order += 1
+
+    def _happen(self) -> None:
+        """Do what is due first."""
+        _, _, action, origin = heapq.heappop(self._events)
+        try:
+            action()
+        except SimulationError as error:
+            raise error.located(origin() if origin is not None else "an asynchronous operation") from error
 
     def check_store(self, rows: Array, offsets: Array, size: int) -> None:
         """Raise where an ordinary store of `size` bytes touches what belongs to the machine."""
@@ -178,21 +192,21 @@ class Machine:
         """
         np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint64(self.step))
         if ready.any():
-            self.passed(kind, c.warps[ready], keys[ready], phases[ready])
+            self.note_passed(kind, c.warps[ready], keys[ready], phases[ready])
 
-    def arrived(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
-        """Warps arrive on the barriers `keys` of a kind, which are in `phases`; both may repeat."""
-        if self.ordering is not None:
-            self.ordering.arrive(kind, warps, keys, phases)
-        if self.shared_order is not None:
-            self.shared_order.arrive(kind, warps, keys, phases, self.step)
-
-    def passed(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
-        """Each of `warps`, all different, has seen the phase before `phases` complete."""
+    def note_passed(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
+        """Warps have seen the phases before `phases` complete: they learn what arrived in those."""
         if self.ordering is not None:
             self.ordering.passed(kind, warps, keys, phases)
-        if self.shared_order is not None:
-            self.shared_order.passed(kind, warps, keys, phases)
+        if self.thread_order is not None:
+            self.thread_order.passed(kind, warps, keys, phases)
+
+    def note_arrival(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
+        """Warps arrive on barriers `keys` of a kind, now in `phases`, with all that they know."""
+        if self.ordering is not None:
+            self.ordering.arrive(kind, warps, keys, phases)
+        if self.thread_order is not None:
+            self.thread_order.arrive(kind, warps, keys, phases)
 
     # The loop.
 
@@ -223,8 +237,7 @@ class Machine:
             if best is None and ready.any():
                 best = (index, ready, clock)
         if self._events:
-            _, _, action = heapq.heappop(self._events)
-            action()
+            self._happen()
             return None
         if best is None:
             if not self._parked:
@@ -378,8 +391,11 @@ class Machine:
         gone = np.unique(cohort.rows[self.live_warps[cohort.rows] == 0])
         for state in self.unit_state.values():
             state.check_exit(gone)
-        if self.shared_order is not None:
-            self.shared_order.leave(gone)
+        if self.thread_order is not None and len(gone):
+            try:
+                self.thread_order.check_exit(gone)
+            except SimulationError as error:
+                raise error.located(f"CTA {self.cta_name(int(gone[error.wrong][0]))}") from None
         self.shared.alive[gone] = False
 
     def _endless(self, cohort: Cohort) -> str:

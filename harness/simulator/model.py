@@ -11,7 +11,7 @@ A small grid is simulated whole; there the model equals the machine's full run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Model:
     """Modelled times of one artifact.
 
     `registers`: of a thread as compiled, by kernel name (from the cubin). `weights`: which arguments of a
-    launch all tokens share.
+    launch all tokens share. `make_units`: another `Units`, one for each wave.
     """
 
     def __init__(
@@ -45,11 +45,13 @@ class Model:
         registers: Mapping[str, int] | None = None,
         target: Target | None = None,
         weights: tuple[int, ...] = (1,),
+        make_units: Callable[..., Units] = Units,
     ) -> None:
         self.program = program
         self.weights = weights
         self.registers = dict(registers or {})
         self.target = target
+        self.make_units = make_units
 
     def microseconds(self, args: Sequence[Any], warm: bool = False) -> float:
         """Time of one launch of the artifact on `args`; `warm`: the inputs lie in the L2 already."""
@@ -82,13 +84,15 @@ class Model:
         registers = self.registers.get(launch.kernel, DEFAULT_REGISTERS)
         at_once = resident_clusters(kernel, launch, target, registers)
         full, rest = divmod(clusters, at_once)
-        cycles = target.chip["launch_cycles"]
+        chip = target.chip
+        at_first = min(launch.ctas, at_once * launch.cluster_size)
+        cycles = chip["launch_cycles"] + at_first * chip["launch_cta_cycles"]
         for number in range(min(full, 2)):
             wave = self._run(kernel, launch, memory, target, at_once, warm, number > 0, ranges)
             cycles += wave * (1 if number == 0 else full - 1)
         if rest:
             cycles += self._run(kernel, launch, memory, target, rest, warm, full > 0, ranges)
-        return cycles + max(0, full + bool(rest) - 1) * target.chip["wave_cycles"]
+        return cycles + max(0, full + bool(rest) - 1) * chip["wave_cycles"]
 
     def _run(
         self,
@@ -103,7 +107,9 @@ class Model:
     ) -> float:
         """Cycles of one wave of `clusters`; `later`: the wave before has brought what all columns share."""
         chosen = representative(launch, clusters)
-        units = Units(target, clusters, len(chosen), warm, later, ranges)
+        per_column = launch.ctas // launch.cluster_size * launch.cluster[0] // launch.grid[0]
+        columns = max(1, clusters // per_column)
+        units = self.make_units(target, clusters, len(chosen), warm, later, ranges, columns)
         machine = Machine(kernel, launch, memory, chosen, units, functional=False)
         return float(machine.run().max())
 

@@ -15,7 +15,7 @@ from functools import cached_property
 
 import networkx as nx  # type: ignore[import-untyped]
 
-from harness.simulator.errors import NotSimulatedError, SimulationError
+from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Instruction, Kernel, Label, Not, Operand, Reg, Symbol
 
 EXIT = -1
@@ -29,8 +29,6 @@ WAITING: tuple[tuple[str, ...], ...] = (
     ("barrier", "cta", "sync"),
     ("barrier", "cluster", "wait"),
     ("cp", "async", "bulk", "wait_group"),
-    ("cp", "async", "wait_group"),
-    ("cp", "async", "wait_all"),
     ("tcgen05", "alloc"),
     ("griddepcontrol", "wait"),
 )
@@ -212,15 +210,22 @@ def _blocks(body: list[Instruction | Label]) -> list[Block]:
                 open_block.end = Branch(item.line, item.guard, EXIT, fresh.index)
                 open_block = fresh
         elif item.parts[0] in ("ret", "exit"):
-            if item.guard is not None:
-                raise NotSimulatedError(f"PTX line {item.line}: a conditional {item.parts[0]} is not known")
-            open_block.end = Exit()
-            open_block = None
+            if item.guard is None:
+                open_block.end = Exit()
+                open_block = None
+            else:
+                way_out = begin(f"exit at line {item.line}")
+                fresh = begin(f"after line {item.line}")
+                open_block.end = Branch(item.line, item.guard, way_out.index, fresh.index)
+                open_block = fresh
         elif is_waiting(item):
+            waiting = open_block
             if item.guard is not None:
-                raise NotSimulatedError(f"PTX line {item.line}: a conditional {item.opcode} is not known")
+                waiting = begin(f"line {item.line}")
             fresh = begin(f"after line {item.line}")
-            open_block.end = Wait(item, fresh.index)
+            if item.guard is not None:
+                open_block.end = Branch(item.line, item.guard, waiting.index, fresh.index)
+            waiting.end = Wait(replace(item, guard=None), fresh.index)
             open_block = fresh
         else:
             open_block.instructions.append(item)

@@ -146,7 +146,7 @@ _GUARD = re.compile(r"@(!?)\s*([%\w$]+)\s+")
 _NAME = r"[$%A-Za-z_][\w$.]*"
 _ENTRY = re.compile(r"(?:\.visible|\.weak)?\s*\.entry\s+([\w$]+)\s*\((.*?)\)([^{]*)\{", re.DOTALL)
 _PARAM = re.compile(
-    r"\.param\s+(?:\.align\s+(\d+)\s+)?\.([a-z])(\d+)(?:\s+\.ptr\S*(?:\s+\.\w+)*)?\s+([\w$]+)(?:\[(\d+)\])?"
+    r"\.param\s+(?:\.align\s+(\d+)\s+)?\.([a-z])(\d+)(?:\s+\.ptr(?:\s+\.align\s+\d+|\s+\.\w+)*)?\s+([\w$]+)(?:\[(\d+)\])?"
 )
 _SHARED = re.compile(
     r"(?:\.extern|\.visible|\.weak|\.common)?\s*\.shared\s+(?:\.align\s+(\d+)\s+)?\.[a-z](\d+)\s+([\w$]+)(?:\[(\d*)\])?$"

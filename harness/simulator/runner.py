@@ -22,7 +22,8 @@ from harness.simulator.run import Program
 from harness.simulator.target import target_named
 from harness.timing import bytes_moved, floor_us, flops, summarize
 from harness.toolchain import TARGETS
-from kernels.family import OperandFormat
+from kernels.families import family
+from kernels.family import KernelFamily, OperandFormat
 
 FLOPS_PER_MAC = 2
 BF16_BITS = 16
@@ -66,10 +67,14 @@ class SimulatorRunner(Runner):
             program = Program.of_folder(artifact.folder)
         except NotSimulatedError as error:
             raise _beyond(error) from None
-        candidate = Candidate.of_manifest(artifact.manifest, program)
+        candidate = Candidate.of_manifest(artifact.manifest, program, self.kernels_of(artifact))
         registers = {entry.kernel: entry.registers for entry in artifact.manifest.resources}
         self._loaded = candidate, Model(program, registers, weights=WEIGHTS[candidate.operand_format])
         return candidate
+
+    def kernels_of(self, artifact: Artifact) -> KernelFamily:
+        """The family that the artifact is of."""
+        return family(artifact.manifest.family)
 
     def check(self, candidate: Candidate, seed: int, depth: CheckDepth | None = None) -> CheckResult:
         try:

@@ -1,8 +1,9 @@
 """What a target's hardware is like, for the simulator's clock: one table per target, every entry with source.
 
-`tables/<target>.toml` holds `name = { value = ..., source = "measured | published | guessed: ..." }` in three
-sections: `chip` (sizes and rates), `latency` (cycles until a result can be used, by the beginning of the
-opcode) and `issue` (cycles during which a scheduler can issue nothing else).
+`tables/<target>.toml` holds `name = { value = ..., source = "measured | published | guessed: ..." }` in four
+sections: `chip` (sizes and rates) and, by the beginning of the opcode, `latency` (cycles until a result can
+be used), `issue` (cycles during which a scheduler can issue nothing else) and `stall` (cycles during which
+the warp itself goes no further, while its scheduler serves others).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from harness.simulator.errors import SimulationError
 
 TABLES = Path(__file__).with_name("tables")
+SECTIONS = ("chip", "latency", "issue", "stall")
 SOURCES = ("measured", "published", "calibrated", "guessed")
 
 
@@ -27,6 +29,7 @@ class Target:
     chip: dict[str, float]
     latency: dict[str, float]
     issue: dict[str, float]
+    stall: dict[str, float]
     sources: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -44,15 +47,24 @@ class Target:
     def issue_of(self, opcode: str) -> float:
         return _longest(self.issue, opcode)
 
+    def stall_of(self, opcode: str) -> float:
+        return _longest(self.stall, opcode)
+
     def with_values(self, values: dict[str, float]) -> Target:
         """The table with some entries, named `section.entry`, replaced: how a calibration tries values."""
-        sections = {name: dict(getattr(self, name)) for name in ("chip", "latency", "issue")}
+        sections = {name: dict(getattr(self, name)) for name in SECTIONS}
         for key, value in values.items():
             section, _, entry = key.partition(".")
             if entry not in sections.get(section, {}):
                 raise SimulationError(f"{self.name}: no table entry {key!r}")
             sections[section][entry] = value
-        return replace(self, chip=sections["chip"], latency=sections["latency"], issue=sections["issue"])
+        return replace(
+            self,
+            chip=sections["chip"],
+            latency=sections["latency"],
+            issue=sections["issue"],
+            stall=sections["stall"],
+        )
 
 
 def _longest(table: dict[str, float], opcode: str) -> float:
@@ -75,7 +87,7 @@ def target_named(name: str) -> Target:
     raw = tomllib.loads(path.read_text())
     sections: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for section in ("chip", "latency", "issue"):
+    for section in SECTIONS:
         sections[section] = {key: float(entry["value"]) for key, entry in raw[section].items()}
         for key, entry in raw[section].items():
             if not entry["source"].startswith(SOURCES):

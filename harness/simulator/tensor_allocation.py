@@ -40,7 +40,8 @@ class Allocations:
         self._sizes: dict[tuple[int, int], int] = {}
         self._relinquished = np.zeros(rows, np.bool_)
         self._asked: dict[int, int] = {}
-        self._granted: dict[int, int] = {}
+        self._granted: dict[int, tuple[int, float]] = {}
+        self._freed_at = np.zeros((rows, COLUMNS))  # by SM: the clock with which a column was last given back
 
     def ask(self, row: int, columns: int) -> None:
         """A CTA wants columns; raises when it could never get them."""
@@ -67,25 +68,29 @@ class Allocations:
         taken = np.logical_or.reduce([self._taken[self._sm[row]] for row in rows])
         for first in range(0, COLUMNS - columns + 1, LEAST):
             if not taken[first : first + columns].any():
+                end = first + columns
+                free = max(float(self._freed_at[self._sm[row], first:end].max()) for row in rows)
                 for row in rows:
                     del self._asked[row]
-                    self._granted[row] = first
+                    self._granted[row] = first, free
                     self._sizes[row, first] = columns
-                    self._taken[self._sm[row], first : first + columns] = True
-                    self.held[row, first : first + columns] = True
+                    self._taken[self._sm[row], first:end] = True
+                    self.held[row, first:end] = True
                 return
 
-    def collect(self, row: int) -> int | None:
-        """The first column of what was granted to a CTA and not collected yet."""
+    def collect(self, row: int) -> tuple[int, float] | None:
+        """What was granted to a CTA and not collected yet: its first column, and since when it is free."""
         return self._granted.pop(row, None)
 
-    def free(self, row: int, first: int, columns: int) -> None:
+    def free(self, row: int, first: int, columns: int, time: float) -> None:
+        """A CTA gives an allocation back at `time` (cycles); raises unless it is exactly one of its own."""
         checked_size(columns)
         size = self._sizes.pop((row, first), None)
         if size != columns:
             what = "nothing is allocated there" if size is None else f"the allocation there has {size}"
             raise SimulationError(f"tcgen05.dealloc of {columns} columns from column {first}: {what}")
         self._taken[self._sm[row], first : first + columns] = False
+        self._freed_at[self._sm[row], first : first + columns] = time
         self.held[row, first : first + columns] = False
 
     def relinquish(self, rows: Array) -> None:
@@ -98,11 +103,11 @@ class Allocations:
             held = self.held[rows, start : start + columns]
         else:
             held = self.held[rows[:, None], np.minimum(first[:, None] + np.arange(columns), COLUMNS - 1)]
-        if (first + columns > COLUMNS).any() or not held.all():
-            bad = int(np.flatnonzero((first + columns > COLUMNS) | ~held.all(1))[0])
-            start = int(first[bad])
+        wrong = (first + columns > COLUMNS) | ~held.all(1)
+        if wrong.any():
+            start = int(first[wrong][0])
             raise SimulationError(
-                f"columns {start} to {start + columns - 1} of tensor memory are not allocated"
+                f"columns {start} to {start + columns - 1} of tensor memory are not allocated", wrong
             )
 
     def check_exit(self, rows: Array) -> None:

@@ -163,12 +163,13 @@ class TensorShadow:
         if late.any():
             group, place = np.argwhere(late)[0]
             seen = ordering.seen[warps[group], agent[group, place]] >= epoch[group, place]
-            self._fail(cells, int(group), int(place), track, does, did, bool(own[group, place]), bool(seen))
+            story = self._story(
+                int(cells.flat[group, place]), track, does, did, bool(own[group, place]), bool(seen)
+            )
+            raise SimulationError(story, late.any(1))
 
-    def _fail(
-        self, cells: Cells, group: int, place: int, track: _Track, does: str, did: str, own: bool, seen: bool
-    ) -> None:
-        cell = int(cells.flat[group, place])
+    def _story(self, cell: int, track: _Track, does: str, did: str, own: bool, seen: bool) -> str:
+        """What is unordered at `cell`, and what would order it."""
         row, quarter, column = cell // (QUARTERS * COLUMNS), cell // COLUMNS % QUARTERS, cell % COLUMNS
         name, _ = self._names[int(track.what[cell])]
         agent = int(track.agent[cell])
@@ -182,7 +183,7 @@ class TensorShadow:
             want = "want a wait for a tcgen05.commit behind it"
         else:
             want = f"want a tcgen05.wait::{kind}, a tcgen05.fence::before_thread_sync and a barrier behind it"
-        raise SimulationError(
+        return (
             f"{does} tensor memory of CTA {row}, lanes {QUADRANT * quarter} on, column {column}, "
             f"that {name} for warp {warp} {did}, and nothing orders the two: {want}"
         )

@@ -63,8 +63,11 @@ class TensorUnit:
     def issue(self, one: Issued, cycles: float, times: Array) -> None:
         """Queue an instruction that takes `cycles` and was issued at `times` [G]."""
         machine = self.machine
-        if not machine.shared.alive[one.ctas].all():
-            raise SimulationError("a CTA that the instruction works on has exited")
+        dead = ~machine.shared.alive[one.ctas].all(1)
+        if dead.any():
+            raise SimulationError("a CTA that the instruction works on has exited", dead)
+        if machine.functional:
+            self._check_operands([one])
         self._order += 1
         self.queue.append(replace(one, order=self._order))
         ends = machine.units.occupy_tensor_cores(machine.sm_of_row[one.ctas], cycles, times)
@@ -123,15 +126,35 @@ class TensorUnit:
             try:
                 self._perform(run)
             except SimulationError as error:
-                first = run[0].instruction
-                raise error.located(f"PTX line {first.line}: `{first.text}`") from error
+                raise error.located(self._place(run[0], error.wrong)) from error
+
+    def _place(self, one: Issued, wrong: Array | None) -> str:
+        """The first warp that `wrong` [G] marks (None: any), and the instruction it issued earlier."""
+        warp = one.warps[0 if wrong is None else int(np.argmax(wrong))]
+        row = int(self.machine.row_of_warp[warp])
+        return (
+            f"warp {self.machine.warp_in_cta[warp]} of CTA {self.machine.cta_name(row)} at PTX line "
+            f"{one.instruction.line}: `{one.instruction.text}`"
+        )
+
+    def _check_operands(self, run: list[Issued]) -> None:
+        """Raise unless what a run reads of shared memory has been written, and fenced where it must be.
+
+        It has to be so when an instruction is issued, and still when it is executed.
+        """
+        for ctas, words, pages in reads_of(run):
+            try:
+                self.machine.shared.check_async_read(ctas, words, pages)
+            except SimulationError as error:
+                if error.wrong is not None:
+                    error.wrong = error.wrong.reshape(run[0].ctas.shape).any(1)
+                raise
 
     def _perform(self, run: list[Issued]) -> None:
         """One copy, or products of one accumulator."""
         first = run[0]
         shared = self.machine.shared
-        for ctas, words, pages in reads_of(run):
-            shared.check_async_read(ctas, words, pages)
+        self._check_operands(run)
         if first.mma is None:
             flat, group = first.ctas.reshape(-1), first.ctas.shape[1]
             copy_to_tensor_memory(

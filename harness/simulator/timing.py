@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.bandwidth import Bandwidth
 from harness.simulator.program import Branch, Program
 from harness.simulator.ptx import Instruction, Not, Pair, Reg, Vector
 from harness.simulator.target import Target
@@ -42,23 +43,37 @@ def block_costs(program: Program, target: Target) -> list[BlockCost]:
 
 
 def _cost(program: Program, index: int, target: Target) -> BlockCost:
+    """Between the block as PTX orders it, issued in order, and the best that reordering could make of it.
+
+    The assembler moves independent instructions into each other's latencies, as far as registers and branches
+    let it. How far is one number, `schedule_in_order`: 1 for not at all, 0 for perfectly.
+    """
     block = program.blocks[index]
-    now = issue = 0.0
-    ready: dict[str, float] = {}
+    now = issue = stall = chain = 0.0
+    in_order: dict[str, float] = {}
+    reordered: dict[str, float] = {}
     for instruction in block.instructions:
         opcode = instruction.opcode
-        start = max([now, *(ready.get(name, 0.0) for name in _registers(instruction))])
-        cycles = target.issue_of(opcode)
+        sources = _registers(instruction)
+        start = max((now, *(in_order.get(name, 0.0) for name in sources)))
+        earliest = max((reordered.get(name, 0.0) for name in sources), default=0.0)
+        cycles, latency = target.issue_of(opcode), target.latency_of(opcode)
         now = start + cycles
         issue += cycles
-        done = start + target.latency_of(opcode)
+        stall += target.stall_of(opcode)
+        chain = max(chain, earliest)
         for name in _written(instruction):
-            ready[name] = done
+            in_order[name] = start + latency
+            reordered[name] = earliest + latency
     if isinstance(block.end, Branch):
         guard = block.end.guard
-        now = max(now, ready.get(guard.reg.name if isinstance(guard, Not) else guard.name, 0.0)) + 1
+        name = guard.reg.name if isinstance(guard, Not) else guard.name
+        now = max(now, in_order.get(name, 0.0)) + 1
+        chain = max(chain, reordered.get(name, 0.0))
         issue += 1
-    return BlockCost(index, now, issue, INSTRUCTION_BYTES * (len(block.instructions) + 1))
+    part = target.chip["schedule_in_order"]
+    latency = part * now + (1 - part) * max(issue, chain) + stall
+    return BlockCost(index, latency, issue, INSTRUCTION_BYTES * (len(block.instructions) + 1))
 
 
 def _registers(instruction: Instruction) -> list[str]:
@@ -79,7 +94,7 @@ class Units:
 
     Of `clusters` that run at once, `simulated` are in the machine: they get that share of the L2 and the
     memory. `warm`: every input lies in the L2. `shared`: addresses (first, end) of what all columns of the
-    grid read, the weight; `shared_in_l2`: it lies there already.
+    grid read, the weight; `shared_in_l2`: it lies there already. `columns` of the grid run at once.
     """
 
     def __init__(
@@ -90,6 +105,7 @@ class Units:
         warm: bool = False,
         shared_in_l2: bool = False,
         shared: tuple[tuple[int, int], ...] = (),
+        columns: int = 1,
     ) -> None:
         self.target = target
         self.shared_ranges = shared
@@ -99,13 +115,16 @@ class Units:
         self.share = share
         # A GPC takes in no more than so much: few clusters reach few GPCs.
         gpcs = min(chip["gpcs"], max(clusters, simulated))
-        self.l2_rate = min(chip["l2_bytes"], chip["gpc_bytes"] * gpcs) * share
-        self.dram_rate = chip["dram_bytes"] * share
+        # SMs of a GPC that ask for the same tile at about the same time are served by one transfer.
+        alone = min(1.0, chip["gpcs"] / max(1, columns))
+        self.shared_traffic = 1.0 - chip["l2_coalesced"] * (1.0 - alone)
+        self.l2 = Bandwidth(min(chip["l2_bytes"], chip["gpc_bytes"] * gpcs) * share)
+        self.dram = Bandwidth(chip["dram_bytes"] * share)
         slots = target.sms * 64
         self.sm_free = np.zeros(slots)
         self.tensor_free = np.zeros(slots)
         self.fetched = np.zeros((slots, 0), np.bool_)
-        self.l2_free = self.dram_free = 0.0
+        self.fetched_bytes = np.zeros(slots)
         self.seen: dict[Any, float] = {}
         self._stand_ins: dict[tuple[int, ...], Array] = {}
 
@@ -126,9 +145,23 @@ class Units:
         sms = c.machine.sm_of_row[c.rows]
         first = ~self.fetched[sms, cost.index]
         if first.any():
+            cycles = cycles + first * self._fetch(sms, cost)
             self.fetched[sms, cost.index] = True
-            cycles = cycles + first * (cost.code_bytes / self.target.chip["instruction_bytes"])
         c.clock = c.clock + cycles
+
+    def _fetch(self, sms: Array, cost: BlockCost) -> Array:
+        """Cycles of waiting for a block's code. The first bytes of a kernel come while it starts.
+
+        After a wave of the launch, or where the inputs lie in the L2, the code lies in the SM's own cache.
+        """
+        if self.warm or self.shared_in_l2:
+            return np.zeros(len(sms))
+        ahead = self.target.chip["instruction_prefetch_bytes"]
+        before = self.fetched_bytes[sms]
+        self.fetched_bytes[sms] = before + cost.code_bytes
+        late = np.clip(before + cost.code_bytes - ahead, 0, cost.code_bytes)
+        cycles: Array = late / self.target.chip["instruction_bytes"]
+        return cycles
 
     def load(
         self, sms: Array, sizes: Array, traffic: Array, times: Array, tiles: list[Any], shared: bool
@@ -139,32 +172,21 @@ class Units:
         each tile, so that it comes from memory once; `shared`: all columns of the grid read these tiles.
         """
         chip = self.target.chip
-        order = np.argsort(times, kind="stable")
-        start = np.empty(len(times))
-        cost = np.zeros(len(times))
-        at_memory = np.zeros(len(times))
-        for index in order:
-            sm = sms[index]
-            start[index] = max(times[index], self.sm_free[sm]) + chip["tma_issue_cycles"]
-            self.sm_free[sm] = start[index] + sizes[index] / chip["sm_bytes"]
-            tile = tiles[index]
-            known = self.seen.get(tile)
-            if known is not None:
-                at_memory[index] = known
-            elif not self.warm and not (shared and self.shared_in_l2):
-                # A tile that all columns read comes once for all of them.
-                cost[index] = traffic[index] * (self.share if shared else 1.0)
-                at_memory[index] = -1.0
-        self.l2_free, at_l2 = _queue(start[order], traffic[order] / self.l2_rate, self.l2_free)
         done = np.empty(len(times))
-        done[order] = at_l2 + chip["l2_latency"]
-        fresh = order[at_memory[order] < 0]
-        if len(fresh):
-            self.dram_free, served = _queue(start[fresh], cost[fresh] / self.dram_rate, self.dram_free)
-            at_memory[fresh] = served + chip["dram_latency"]
-            for index in fresh:
-                self.seen[tiles[index]] = at_memory[index]
-        return np.maximum(np.maximum(done, at_memory), self.sm_free[sms])
+        for index in np.argsort(times, kind="stable"):
+            sm, tile = sms[index], tiles[index]
+            start = max(times[index], self.sm_free[sm])
+            transfer = sizes[index] / chip["sm_bytes"]
+            self.sm_free[sm] = start + max(transfer, chip["tma_issue_cycles"])
+            asked = traffic[index] * (self.shared_traffic if shared else 1.0)
+            arrived = self.l2.take(start, asked) + chip["l2_latency"]
+            if tile not in self.seen:
+                in_l2 = self.warm or (shared and self.shared_in_l2)
+                # A tile that all columns read comes once for all of them.
+                amount = traffic[index] * (self.share if shared else 1.0)
+                self.seen[tile] = 0.0 if in_l2 else self.dram.take(start, amount) + chip["dram_latency"]
+            done[index] = max(arrived, self.seen[tile]) + transfer
+        return done
 
     def is_shared(self, address: int) -> bool:
         """Whether all columns of the grid read the tensor at `address`."""
@@ -198,16 +220,13 @@ class Units:
         """Products a cycle and SM of operands of `bits` bits."""
         return self.target.chip["mma_macs"] * 16 / bits
 
+    def wgmma_cycles(self, n: int, k: int, bits: int, a_from_shared: bool) -> float:
+        """Cycles of one m64nNkK: its products, or the reading of its operands from shared memory."""
+        read = ((64 if a_from_shared else 0) + n) * k * bits / 8
+        return max(64 * n * k / self.mma_macs(bits), read / self.target.chip["mma_shared_bytes"])
+
     def stand_in(self, shape: tuple[int, ...]) -> Array:
         """Normal numbers for an accumulator whose products are not computed: control flow depends on them."""
         if shape not in self._stand_ins:
             self._stand_ins[shape] = np.random.default_rng(0).standard_normal(shape, np.float32)
         return self._stand_ins[shape]
-
-
-def _queue(times: Array, service: Array, free: float) -> tuple[float, Array]:
-    """First come, first served: requests at ascending `times`, each taking `service`; when each is served."""
-    total = np.cumsum(service)
-    begin = np.maximum(times, free) - (total - service)
-    done = np.maximum.accumulate(begin) + total
-    return float(done[-1]), done

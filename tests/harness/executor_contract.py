@@ -31,7 +31,9 @@ PLAN = MeasurePlan(m_values=(1, 16), samples=3, seed=11, timeout_s=20.0)
 
 
 class ExecutorContract:
-    """Subclass it, with the fixtures `executor` and `candidate`."""
+    """Subclass it, with the fixtures `executor`, `make` and `candidate`."""
+
+    samples = PLAN.samples  # of each time; 1 where times are modelled
 
     def test_a_good_candidate_is_checked_then_timed(self, executor: Executor, candidate: Candidates) -> None:
         evaluation = executor.evaluate(candidate("none"), PLAN)
@@ -40,7 +42,7 @@ class ExecutorContract:
         assert evaluation.check.passed
         assert [measurement.m for measurement in evaluation.measurements] == [1, 16]
         for measurement in evaluation.measurements:
-            assert len(measurement.cold.samples_us) == len(measurement.warm.samples_us) == PLAN.samples
+            assert len(measurement.cold.samples_us) == len(measurement.warm.samples_us) == self.samples
             assert measurement.cold.median_us > 0
             assert measurement.floor_us > 0
         assert evaluation.run_s > 0

@@ -20,10 +20,12 @@ from typing import Any
 from harness.artifact import Artifact
 from harness.cuda_runner import CudaRunner
 from harness.executor import MeasurePlan
+from harness.executors import ONE_THREAD
 from harness.launcher import load_launcher
 from harness.process_executor import ProcessExecutor
 from harness.record import Source
 from harness.runner import Candidate
+from harness.simulator.runner import Sm90aRunner
 from kernels.family import KernelFamily, ParamValue
 from kernels.problem import PRESETS, RouterProblem
 from kernels.sm90.families import FusedSm90
@@ -84,13 +86,26 @@ def faulty_executor() -> ProcessExecutor:
     return ProcessExecutor(runner, name="cuda", source=Source.MEASURED)
 
 
-def compile_all(cache: Path, configs: list[FaultyConfig]) -> list[Artifact]:
+class FaultySimulatorRunner(Sm90aRunner):
+    """The same without a GPU."""
+
+    def kernels_of(self, artifact: Artifact) -> KernelFamily:
+        return FaultyFamily()
+
+
+def faulty_simulator() -> ProcessExecutor:
+    """A simulator for the faulty family."""
+    runner = "tests.harness.faulty_family:FaultySimulatorRunner"
+    return ProcessExecutor(runner, name="simulator", source=Source.MODELLED, environment=ONE_THREAD)
+
+
+def compile_all(cache: Path, configs: list[FaultyConfig], problem: RouterProblem = PROBLEM) -> list[Artifact]:
     """Their artifacts, in order; raises `RuntimeError` when one does not compile."""
     from harness.cache import ArtifactCache
     from harness.compile_pool import CompilePool
 
     with CompilePool(ArtifactCache(cache)) as pool:
-        futures = [pool.submit(FaultyFamily(), PROBLEM, config, TARGET) for config in configs]
+        futures = [pool.submit(FaultyFamily(), problem, config, TARGET) for config in configs]
         results = [future.result() for future in futures]
     if failed := [result.reason for result in results if result.artifact is None]:
         raise RuntimeError(failed[0])

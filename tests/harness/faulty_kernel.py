@@ -43,17 +43,20 @@ class FaultyRouter(Sm90RouterGemm):
         if self.fault == "segfault":
             _assembly("movq 0, %rax", "~{rax},~{memory}")
         if self.fault in ("out_of_bounds", "wrong_id", "endless"):
-            self.misbehave(weights, ids).launch(grid=(1, 1, 1), block=(1, 1, 1), stream=stream)
+            self.misbehave(weights, ids).launch(grid=(1, 1, 1), block=(32, 1, 1), stream=stream)
 
     @cute.kernel
     def misbehave(self, weights: cute.Tensor, ids: cute.Tensor) -> None:
+        thread, _, _ = cute.arch.thread_idx()
         rows, last = Int32(weights.shape[0]), self.problem.top_k - 1
         if const_expr(self.fault == "out_of_bounds"):
             behind = cute.make_tensor(weights.iterator + rows * self.problem.top_k, cute.make_layout(1))
-            behind[0] = Float32(1.0)
+            if thread == 0:
+                behind[0] = Float32(1.0)
         if const_expr(self.fault == "wrong_id"):
             experts = self.problem.experts
-            ids[rows - 1, last] = (ids[rows - 1, last] + experts // 2) % experts
+            if thread == 0:
+                ids[rows - 1, last] = (ids[rows - 1, last] + experts // 2) % experts
         if const_expr(self.fault == "endless"):
             _assembly("{ AGAIN: nanosleep.u32 1000; bra.uni AGAIN; }", "")
 

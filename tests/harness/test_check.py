@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from harness.check import check_router
 from harness.check_cases import DISTRIBUTIONS, TAIL_M
-from harness.record import CheckResult
+from harness.executor import CheckDepth
+from harness.record import CaseResult, CheckResult
 from kernels.problem import PRESETS, RouterProblem, Score, preset
 from tests.harness.emulated_router import (
     MUTATIONS,
@@ -82,6 +85,53 @@ def test_every_mutation_is_rejected(name: str, seed: int) -> None:
     assert not result.cases[-1].passed
     assert result.cases[-1].detail
     assert result.cases[-1].name in result.first_failure
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_brief_check_rejects_every_mutation_too(name: str) -> None:
+    result = check(MUTATIONS[name](replace(PRO, hidden=256)), seed=1, depth=CheckDepth.BRIEF)
+    assert not result.passed
+    assert result.cases[-1].detail
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_brief_check_tries_few_shapes_and_launches_some_twice(seed: int) -> None:
+    launches: Counter[int] = Counter()
+
+    class Counts(EmulatedRouter):
+        def __call__(self, *tensors: Tensor) -> None:
+            launches[len(tensors[0])] += 1
+            super().__call__(*tensors)
+
+    result = check(Counts(replace(PRO, hidden=64)), seed, tail_unit=64, depth=CheckDepth.BRIEF)
+    assert result.passed, result.first_failure
+    assert {case.name for case in result.cases} == set(DISTRIBUTIONS)
+    assert launches[160] >= len(DISTRIBUTIONS)
+    assert launches[1] >= 2
+    assert launches[131] >= 2, "a third row tile"
+    assert launches.total() <= len(DISTRIBUTIONS) + 2 * 3
+
+
+def test_launches_made_together_give_the_same_verdicts_as_one_by_one() -> None:
+    launch = EmulatedRouter(replace(PRO, hidden=64))
+    together: list[int] = []
+
+    def all_at_once(launches: Sequence[tuple[Tensor, ...]]) -> None:
+        # Of each workspace at most one: none of them needs what another leaves.
+        assert len({arguments[4].data_ptr() for arguments in launches}) == len(launches)
+        together.append(len(launches))
+        for arguments in reversed(launches):
+            launch(*arguments)
+
+    one_by_one = check(launch, seed=3)
+    at_once = check(launch, seed=3, together=all_at_once)
+
+    def in_order(result: CheckResult) -> list[CaseResult]:
+        return sorted(result.cases, key=lambda case: (case.name, case.m))
+
+    assert in_order(at_once) == in_order(one_by_one)
+    assert at_once.bf16_overlap == one_by_one.bf16_overlap
+    assert max(together) == len(DISTRIBUTIONS)
 
 
 @pytest.mark.parametrize("name", SOFTMAX_MUTATIONS)

@@ -101,6 +101,18 @@ def test_the_tables_of_one_folder_are_taken_by_name(folders: dict[str, Path]) ->
     assert chosen() == NAMED
 
 
+def test_a_measured_table_comes_before_any_modelled_one(folders: dict[str, Path]) -> None:
+    save(folders["user"], (64, USERS), source="modelled", device="simulated sm_90a")
+    save(folders["shipped"], (64, SHIPPED))
+    assert chosen() == SHIPPED
+
+
+def test_a_modelled_table_is_used_with_a_warning_that_says_so(folders: dict[str, Path]) -> None:
+    save(folders["user"], (64, USERS), source="modelled", device="simulated sm_90a")
+    with pytest.warns(UserWarning, match=r"at M = 64: the config was chosen by modelled times, no GPU"):
+        assert chosen() == USERS
+
+
 def test_an_empty_variable_names_nothing(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folders["named"])
     save(folders["named"], (64, NAMED))

@@ -185,3 +185,57 @@ def test_a_sweep_may_compile_only_and_says_that_nothing_was_run() -> None:
     again = run(*command)
     assert "2 configs: 2 compiled" in again.output
     assert "2 configs" in run("status", "--spec", "small.toml").output
+
+
+SIMULATED = """
+family = "fused_sm90"
+m_values = [1, 64]
+[problem]
+hidden = 256
+experts = 64
+top_k = 4
+[parameters]
+tile_m = [64]
+tile_n = [64]
+tile_k = [64]
+cluster_m = [1]
+split_k = [1]
+grid_split = [1]
+[search]
+trials = 2
+[baseline]
+enabled = false
+"""
+
+
+@pytest.mark.compiles
+def test_without_a_gpu_a_sweep_runs_on_the_simulator_and_its_times_stay_apart(here: Path) -> None:
+    (here / "simulated.toml").write_text(SIMULATED)
+    command = ("sweep", "--spec", "simulated.toml", "--workers", "1")
+    first = run(*command)
+    assert first.exit_code == 0, first.output
+    assert "2 configs: 2 ok" in first.output
+    assert "MODELLED, not measured" in first.output
+    assert "modelled best so far" in first.stderr
+    exported = load_table(here / "runs/simulated-sm_90a-modelled/best.json")
+    assert (exported.source, [entry.m for entry in exported.entries]) == ("modelled", [1, 64])
+    assert run("export", "--install", "--spec", "simulated.toml").exit_code == 0
+    assert (here / "installed/custom-sm_90a-modelled.json").is_file(), "no measured table is replaced"
+    assert "custom on sm_90a, modelled" in run("status", "--spec", "simulated.toml").output
+    # What a GPU measured is in a study of its own, and cannot be added to this one.
+    measured = ("--study", "simulated-sm_90a-modelled", "--executor", "none")
+    refused = run(*command, *measured)
+    assert refused.exit_code == 4
+    assert "has executor simulator, not none" in refused.output
+
+
+@pytest.mark.compiles
+def test_one_launch_is_accounted_for(here: Path) -> None:
+    (here / "simulated.toml").write_text(SIMULATED)
+    result = run("simulate", "--spec", "simulated.toml", "--m", "300", "tile_m=64", "--output", "out")
+    assert result.exit_code == 0, result.output
+    assert "modelled time: " in result.output
+    assert "mbarrier.wait" in result.output
+    assert (here / "out/timeline.png").stat().st_size > 10_000
+    wrong = run("simulate", "--spec", "simulated.toml", "--m", "300", "stages=99")
+    assert wrong.exit_code == 3, wrong.output

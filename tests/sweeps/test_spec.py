@@ -127,3 +127,17 @@ def test_the_main_job_is_what_make_sweep_promises() -> None:
 def test_every_router_preset_has_a_sweep() -> None:
     swept: set[Any] = {load_spec(name).problem for name in preset_names()}
     assert swept == set(PRESETS.values())
+
+
+def test_the_simulator_has_limits_of_its_own_and_confirms_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_text(
+        'problem = "kimi-k2"\nfamily = "fused_sm90"\n[search]\ntrials = 90\nminutes = 50\n'
+        "[simulator]\nminutes = 3\n"
+    )
+    spec = load_spec(str(path))
+    assert (spec.search.trials, spec.search.minutes, spec.confirm.rounds) == (90, 50, 3)
+    simulated = spec.for_simulator()
+    assert (simulated.search.trials, simulated.search.minutes, simulated.confirm.rounds) == (90, 3, 0)
+    with pytest.raises(SpecError, match=r"minutes = 0\.0: must be positive - at `simulator`"):
+        load_spec(str(path), {"simulator.minutes": 0})

@@ -5,6 +5,7 @@ The simulator runs under `np.errstate(all="ignore")`: wrapping and infinities ar
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from tests.harness.simulator.tiny_kernels import BLACKWELL, HOPPER
 
@@ -24,8 +26,20 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The corpus of both targets, compiled side by side: a folder of folders for each target."""
-    folders = {target: tmp_path_factory.mktemp(target) for target in (HOPPER, BLACKWELL)}
+    """The corpus of both targets, compiled once for all test processes: folders for each target."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folders = {target: shared / f"corpus_{target}" for target in (HOPPER, BLACKWELL)}
+    with FileLock(shared / "corpus.lock"):
+        if not (shared / "corpus.done").exists():
+            _compile(folders)
+            (shared / "corpus.done").touch()
+    return folders
+
+
+def _compile(folders: dict[str, Path]) -> None:
+    """One process for each target, side by side."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.harness.simulator.corpus", target, str(folder)],
@@ -37,7 +51,6 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-2000:]
-    return folders
 
 
 @pytest.fixture(scope="session")

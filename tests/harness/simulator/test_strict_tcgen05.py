@@ -58,7 +58,7 @@ def test_a_missing_line(name: str, message: str) -> None:
 
 
 def test_a_missing_commit_is_a_deadlock() -> None:
-    with pytest.raises(Deadlock, match="waits for parity 0 of the mbarrier at 0x1c00 of CTA 0"):
+    with pytest.raises(Deadlock, match=r"waits for parity 0 of the mbarrier at 0x1c00 of CTA \(0, 0, 0\)"):
         handshake_ptx.run(handshake_ptx.without("commit"))
 
 

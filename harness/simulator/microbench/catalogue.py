@@ -1,0 +1,21 @@
+"""All micro-benchmarks, by group. Importing this needs no compiler."""
+
+from __future__ import annotations
+
+from harness.simulator.microbench import arithmetic, fetch, launches, memory, products, sync, tiles
+from harness.simulator.microbench.micro import Micro
+
+GROUPS = {
+    "launches": launches.micros,
+    "arithmetic": arithmetic.micros,
+    "memory": memory.micros,
+    "sync": sync.micros,
+    "products": products.micros,
+    "tiles": tiles.micros,
+    "fetch": fetch.micros,
+}
+
+
+def catalogue() -> list[Micro]:
+    """Every micro, in the order of measuring; names are unique."""
+    return [micro for micros in GROUPS.values() for micro in micros()]

@@ -1,0 +1,94 @@
+"""What each warp knows to be over: vector clocks of the warps of a cluster and of their copies.
+
+One entry for each *agent*: a warp, or the asynchronous copies that a warp issues (agent `per_cluster` +
+warp), which are over when their mbarrier's phase completes. A clock says up to which *epoch* of every agent
+accesses to shared memory are known to be over; clocks travel through cluster barriers, mbarriers and named
+barriers.
+
+With them, a CTA's exit is checked: everything that others do in its shared memory has to be over, and known
+to be. "Access to the shared memory of a CTA that has exited is undefined" (CUDA C++ Programming Guide,
+"Distributed Shared Memory"); whether it happens depends on who is faster, so what is checked is the order.
+`SharedRaces` asks the same of single words.
+
+Order that goes through flags in memory is not seen: a kernel that relies on it would be refused. The copies
+of one warp count as done in the order of their issue.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulator.errors import SimulationError
+from harness.simulator.ordering import BarrierClocks
+
+Array = npt.NDArray[Any]
+
+
+class ThreadOrder:
+    """Clocks of `warps` warps of a machine, `per_cluster` of each cluster and `per_row` of each CTA."""
+
+    def __init__(self, warps: int, per_cluster: int, per_row: int) -> None:
+        self.per_cluster, self.per_row = per_cluster, per_row
+        self.agents = 2 * per_cluster
+        self.agent = np.arange(warps) % per_cluster
+        self.seen = np.zeros((warps, self.agents), np.int32)
+        self.epoch = np.ones(warps, np.int32)
+        self.copy_epoch = np.ones(warps, np.int32)
+        # Of each CTA, the epoch of every agent's last access from another CTA; 0: none.
+        self.last = np.zeros((warps // per_row, self.agents), np.int32)
+        self.clocks: dict[str, BarrierClocks] = {}
+
+    def access(self, warps: Array, rows: Array) -> None:
+        """`warps` [n] access the shared memory of other CTAs, `rows` [n]."""
+        self.last[rows, self.agent[warps]] = self.epoch[warps]
+
+    def copy(self, warps: Array, issue: Array, rows: Array) -> Array:
+        """`warps` [n] issue copies that write to `rows[i]` for copy `issue[i]`; the clocks of their ends."""
+        np.add.at(self.copy_epoch, warps, 1)
+        agents, epochs = self.per_cluster + self.agent[warps], self.copy_epoch[warps]
+        np.maximum.at(self.last, (rows, agents[issue]), epochs[issue])
+        clocks = np.zeros((len(warps), self.agents), np.int32)
+        clocks[np.arange(len(warps)), agents] = epochs
+        return clocks
+
+    def arrive(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
+        """Warps arrive on the barriers `keys` of a kind, which are in `phases`; both may repeat."""
+        _, first = np.unique(np.stack([warps, keys]), axis=1, return_index=True)
+        self.deliver(kind, self.published(warps[first]), keys[first], phases[first])
+
+    def published(self, warps: Array) -> Array:
+        """What these warps know when they arrive somewhere, their own accesses included [n, agents]."""
+        clocks: Array = self.seen[warps].copy()
+        clocks[np.arange(len(warps)), self.agent[warps]] = self.epoch[warps]
+        self.epoch[np.unique(warps)] += 1
+        return clocks
+
+    def deliver(self, kind: str, clocks: Array, keys: Array, phases: Array) -> None:
+        """Clocks arrive on barriers."""
+        barriers = self.clocks.setdefault(kind, BarrierClocks(self.agents))
+        barriers.turn(keys, phases)
+        np.maximum.at(barriers.open, keys, clocks)
+
+    def passed(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
+        """Each of `warps`, all different, has seen the phase before `phases` complete."""
+        barriers = self.clocks.setdefault(kind, BarrierClocks(self.agents))
+        barriers.turn(keys, phases)
+        self.seen[warps] = np.maximum(self.seen[warps], barriers.closed[keys])
+
+    def check_exit(self, rows: Array) -> None:
+        """CTAs `rows` exit: raise unless each knows that nobody is in its shared memory any more."""
+        known = self.seen.reshape(-1, self.per_row, self.agents)[rows].max(1)
+        late = self.last[rows] > known
+        if not late.any():
+            return
+        which, agent = (int(i) for i in np.argwhere(late)[0])
+        warp = agent % self.per_cluster
+        what = "a copy issued by" if agent >= self.per_cluster else "an access by"
+        raise SimulationError(
+            f"it exits, and nothing orders before that {what} warp {warp % self.per_row} of the CTA of rank "
+            f"{warp // self.per_row} in the cluster to its shared memory",
+            np.arange(len(rows)) == which,
+        )

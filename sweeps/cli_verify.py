@@ -1,0 +1,55 @@
+"""`routertune verify`: prove a search space in the simulator, config after config."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from kernels.problem import DEFAULT_PRESET, preset
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  routertune verify --hidden 1024 --minutes 30 --out verified.jsonl\n"
+    "  routertune verify --family fused_sm90 --target sm_90a --configs 100 --out verified.jsonl"
+)
+@click.option("--family", "family_name", default="fused_sm100", show_default=True)
+@click.option("--target", default="sm_100a", show_default=True)
+@click.option("--problem", default=DEFAULT_PRESET, show_default=True, help="A preset.")
+@click.option("--hidden", type=int, help="The problem with another hidden size: the same code, sooner.")
+@click.option("--configs", type=int, help="Stop when so many are known; otherwise all legal ones.")
+@click.option("--minutes", type=float, help="Stop after so long.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON lines, appended to.")
+@click.option("--shard", default="0/1", show_default=True, help="I/N: every N-th config, from the I-th on.")
+def verify(
+    family_name: str,
+    target: str,
+    problem: str,
+    hidden: int | None,
+    configs: int | None,
+    minutes: float | None,
+    out: Path,
+    shard: str,
+) -> None:
+    """Compile a space's configs and check each in the simulator against the float64 reference."""
+    from harness.cache import ArtifactCache
+    from harness.record import Outcome
+    from kernels.families import family
+    from sweeps.space import Space
+    from sweeps.verify import read_verified, table, verify_space
+
+    wanted = preset(problem)
+    if hidden:
+        wanted = replace(wanted, hidden=hidden)
+    space = Space(family(family_name), wanted, target)
+    first, _, step = shard.partition("/")
+    if not (first.isdigit() and step.isdigit() and int(first) < int(step)):
+        raise click.BadParameter(f"{shard!r} is not I/N with I below N", param_hint="--shard")
+    cache = ArtifactCache().root
+    shards = (int(first), int(step))
+    for one in verify_space(space, out, configs=configs, minutes=minutes, shard=shards, cache=cache):
+        if one.outcome is not Outcome.OK:
+            click.echo(f"{one.outcome.value}: {one.reason}: {one.config}", err=True)
+    click.echo(table(read_verified(out), len(space)))

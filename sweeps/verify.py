@@ -1,0 +1,167 @@
+"""Proving a space in simulation: config after config compiled, executed, and compared with the reference.
+
+Configs come in an order that meets every choice early (`sweeps.covering`), each is written to a file of JSON
+lines as soon as it is known, and the same command goes on where it stopped: a space of many thousands is a
+matter of patience, and what has been proven so far is always in the file.
+
+A smaller hidden size proves the same code paths sooner: all that changes is how often the K loop turns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from harness.check import check_router
+from harness.compile import compile_cached
+from harness.oneline import one_line
+from harness.record import Outcome, Resources
+from harness.runner import Candidate
+from harness.simulator.errors import NotSimulatedError, SimulationError
+from harness.simulator.run import Program
+from kernels.family import KernelFamily, ParamValue
+from kernels.problem import RouterProblem
+from sweeps.covering import covering_order
+from sweeps.space import Space
+
+SCHEMA = "routertune.verified/1"
+# Less than a tile, tails of tiles of 64, 128 and 256, and a third tile.
+TAILS = (1, 127, 128, 160, 300)
+TAIL_CASES = ("normal",)
+BASE_CASES = ("nvfp4_every_expert", "ties", "non_finite", "bias_reverses")
+BASE = (160,)
+ORDER_SEED = 7
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What became of one config."""
+
+    family: str
+    target: str
+    problem: str
+    hidden: int
+    config: dict[str, ParamValue]
+    outcome: Outcome
+    reason: str = ""
+    launches: int = 0
+    bf16_overlap: float | None = None
+    resources: tuple[Resources, ...] = ()
+    seconds: float = 0.0
+    schema: str = SCHEMA
+
+    @property
+    def spills(self) -> bool:
+        return any(entry.local_bytes for entry in self.resources)
+
+
+def verify_config(
+    kernels: KernelFamily, problem: RouterProblem, params: dict[str, ParamValue], target: str, cache: Path
+) -> Verified:
+    """Compile one config and check it in the simulator."""
+    began = time.perf_counter()
+    config = kernels.config(params)
+    result = compile_cached(cache, kernels, problem, config, target)
+    found = Verified(kernels.name, target, problem.name, problem.hidden, params, Outcome.OK)
+    if result.artifact is None:
+        return replace(found, outcome=result.outcome, reason=result.reason)
+    found = replace(found, resources=result.artifact.manifest.resources)
+    try:
+        program = Program.of_folder(result.artifact.folder)
+        candidate = Candidate.of_manifest(result.artifact.manifest, program)
+        checks = [
+            check_router(
+                program,
+                problem,
+                candidate.workspace_elements,
+                "cpu",
+                ORDER_SEED,
+                candidate.tile_m,
+                cases,
+                candidate.operand_format,
+                at=at,
+            )
+            for cases, at in ((TAIL_CASES, TAILS), (BASE_CASES, BASE))
+        ]
+    except NotSimulatedError as error:
+        return replace(found, outcome=Outcome.COMPILED, reason=one_line(str(error)))
+    except SimulationError as error:
+        return replace(found, outcome=Outcome.CRASHED, reason=one_line(str(error)))
+    failure = next((check.first_failure for check in checks if not check.passed), "")
+    return replace(
+        found,
+        outcome=Outcome.WRONG_RESULT if failure else Outcome.OK,
+        reason=failure,
+        launches=2 * sum(len(check.cases) for check in checks),
+        bf16_overlap=next((check.bf16_overlap for check in checks if check.bf16_overlap is not None), None),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def read_verified(path: Path) -> list[Verified]:
+    """Every config in `path`; a last line that was being written is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [msgspec.json.decode(line, type=Verified) for line in lines]
+
+
+def table(found: Sequence[Verified], legal: int) -> str:
+    """The space by outcome, and by outcome for every choice of every parameter, in Markdown."""
+    outcomes = Counter(one.outcome.value for one in found)
+    spilling = sum(one.spills for one in found)
+    launches = sum(one.launches for one in found)
+    names = sorted(outcomes)
+    lines = [
+        f"{len(found)} of {legal} legal configs, {launches} launches: "
+        + ", ".join(f"{outcomes[name]} {name}" for name in names)
+        + f"; {spilling} spill registers.",
+        "",
+        f"| parameter | choice | configs | {' | '.join(names)} |",
+        f"| --- | --- | --- | {' | '.join('---' for _ in names)} |",
+    ]
+    for parameter in found[0].config if found else ():
+        for choice in sorted({one.config[parameter] for one in found}, key=str):
+            mine = [one for one in found if one.config[parameter] == choice]
+            counts = Counter(one.outcome.value for one in mine)
+            cells = " | ".join(str(counts[name]) for name in names)
+            lines.append(f"| {parameter} | {choice} | {len(mine)} | {cells} |")
+    failures = [one for one in found if one.outcome is not Outcome.OK]
+    lines += ["", *(f"- {one.outcome.value}: {one.reason} ({one.config})" for one in failures)]
+    return "\n".join(lines)
+
+
+def verify_space(
+    space: Space,
+    out: Path,
+    *,
+    configs: int | None,
+    minutes: float | None,
+    shard: tuple[int, int],
+    cache: Path,
+) -> Iterator[Verified]:
+    """Verify what `out` does not hold yet, append it there, and give it.
+
+    `shard` (i, n) takes every n-th config, from the i-th on.
+    """
+    found = read_verified(out)
+    done = {msgspec.json.encode(one.config, order="deterministic") for one in found}
+    began = time.perf_counter()
+    count = len(found)
+    for params in islice(covering_order(space, ORDER_SEED), shard[0], None, shard[1]):
+        out_of_time = minutes is not None and time.perf_counter() - began > 60 * minutes
+        if out_of_time or (configs is not None and count >= configs):
+            return
+        if msgspec.json.encode(params, order="deterministic") in done:
+            continue
+        one = verify_config(space.family, space.problem, params, space.target, cache)
+        with out.open("ab") as file:
+            file.write(msgspec.json.encode(one) + b"\n")
+        count += 1
+        yield one

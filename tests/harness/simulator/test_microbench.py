@@ -1,0 +1,98 @@
+"""The micro-benchmarks: table entries follow from the published results, and the simulator repeats them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness.provenance import PROJECT_ROOT
+from harness.simulator.errors import SimulationError
+from harness.simulator.microbench.apply import rewrite
+from harness.simulator.microbench.catalogue import catalogue
+from harness.simulator.microbench.entries import ENTRIES, Direct, Shifted
+from harness.simulator.microbench.results import Results
+from harness.simulator.microbench.simulate import Simulated
+from harness.simulator.target import TABLES, target_named
+
+PUBLISHED = PROJECT_ROOT / "results/published/2026-11-24-h100-microbench/microbench.json"
+MICROS = {micro.name: micro for micro in catalogue()}
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return Results.read(PUBLISHED)
+
+
+def test_names_are_unique_and_all_were_measured(results: Results) -> None:
+    assert len(MICROS) == len(catalogue())
+    assert set(results.raw["results"]) == set(MICROS)
+    for name, micro in MICROS.items():
+        assert set(results.raw["results"][name]) == {run.name for run in micro.runs}
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if isinstance(e, Direct)], ids=lambda e: e.entry)
+def test_the_table_holds_what_was_measured(entry: Direct, results: Results) -> None:
+    table = target_named("sm_90a")
+    section, _, name = entry.entry.partition(".")
+    assert getattr(table, section)[name] == pytest.approx(entry.value(results), rel=1e-3)
+    assert table.sources[entry.entry].startswith("measured: H100")
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if isinstance(e, Shifted)], ids=lambda e: e.entry)
+def test_the_simulator_takes_as_long_as_the_device(entry: Shifted, results: Results) -> None:
+    micro = MICROS[entry.micro]
+    run = next(one for one in micro.runs if one.name == entry.run)
+    cycles = Simulated(micro).cycles(run, target_named("sm_90a"), entry.column)
+    assert cycles == pytest.approx(results.cycles(entry.micro, entry.run, entry.column), rel=0.06)
+
+
+# Nothing was fitted to these: what the model makes of the entries that others gave.
+@pytest.mark.parametrize(
+    ("name", "run", "column", "within"),
+    [
+        ("bar_sync_384", "bar", 0, 0.05),
+        ("cluster_release_2", "cluster", 0, 0.05),
+        ("wgmma_n16_steps4_left1_groups1", "wgmma", 0, 0.08),
+        ("wgmma_n64_steps16_left0_groups1", "wgmma", 0, 0.08),
+        ("wgmma_n192_steps4_left1_groups2", "wgmma", 0, 0.05),
+        ("tma_tile_rows128_stages1", "l2", 0, 0.05),
+        ("tma_tile_rows128_stages1", "dram", 0, 0.05),
+        ("tma_burst_rows16_tiles12", "l2", 1, 0.05),
+        ("tma_burst_multicast8_rows16_tiles12", "l2", 1, 0.05),
+        ("latency_div_rn", "div_rn", 0, 0.05),
+        ("issue_setp_3_selp", "setp_3_selp", 0, 0.05),
+    ],
+)
+def test_the_model_predicts_other_micros(
+    name: str, run: str, column: int, within: float, results: Results
+) -> None:
+    micro = MICROS[name]
+    chosen = next(one for one in micro.runs if one.name == run)
+    cycles = Simulated(micro).cycles(chosen, target_named("sm_90a"), column)
+    assert cycles == pytest.approx(results.cycles(name, run, column), rel=within)
+
+
+def test_rewriting_replaces_and_adds_entries(tmp_path: Path) -> None:
+    path = tmp_path / "table.toml"
+    shutil.copy(TABLES / "sm_90a.toml", path)
+    before = path.read_text().splitlines()
+    rewrite(path, {"chip.sm_bytes": 99.0, "latency.redux": 45.0}, "a device,")
+    after = path.read_text().splitlines()
+    changed = sorted(set(after) - set(before))
+    assert [line.partition(",")[0] for line in changed] == [
+        '"redux" = { value = 45',
+        "sm_bytes = { value = 99",
+    ]
+    assert len(after) == len(before)
+
+
+@pytest.mark.parametrize("text", ["", "[]", json.dumps({"schema": "other/1"})])
+def test_another_file_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(SimulationError, match=r"other\.json") as caught:
+        Results.read(path)
+    assert "\n" not in str(caught.value)
