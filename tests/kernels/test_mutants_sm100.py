@@ -42,5 +42,5 @@ def test_it_is_caught(name: str, kernels: Kernels) -> None:
     defect = DEFECTS[name]
     config = FAMILY.planted(defect.config, name)
     assert FAMILY.illegal_reason(defect.problem, config, "sm_100a") is None
-    fault = kernels.fault(FAMILY, defect.problem, config, seed=0, races=defect.races)
+    fault = kernels.fault(FAMILY, defect.problem, config, seed=0, only=defect.only, races=defect.races)
     assert re.search(defect.caught, fault), fault or f"{name} passed the check"
