@@ -171,11 +171,11 @@ def load_shared(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[
     memory = shared.bytes.reshape(-1).view(np.dtype(f"u{size}"))
     for i in range(count):
         place = flat + i * size
-        for word in range(max(1, size // 4)):
-            words = place // 4 + word
-            shared.check_initialized(words, active)
-            if c.machine.shared_order is not None:
-                c.machine.shared_order.read(c.warps, words, shared.written(words), active, c.step)
+        if size <= 4:
+            shared.check_initialized(place // 4, active)
+        else:
+            for word in range(size // 4):
+                shared.check_initialized(place // 4 + word, active)
         values.append(memory[place // size])
     return values
 
@@ -285,15 +285,13 @@ def write_shared(
     if len(items) > 1:
         shared.index(rows, offsets + size * (len(items) - 1), size, None)
     c.machine.check_store(rows, offsets, size * len(items))
-    warps = _selected(c, active, c.warps[:, None])
     if c.machine.races is not None:
+        warps = _selected(c, active, c.warps[:, None])
         for word in range(0, size * len(items), 4):
             c.machine.races.write((flat + word) // 4, warps)
     memory = shared.bytes.reshape(-1).view(np.dtype(f"u{size}"))
     for i, item in enumerate(items):
         first = flat + i * size
-        if c.machine.shared_order is not None:
-            c.machine.shared_order.write(warps, first // 4, rows)
         memory[first // size] = _selected(c, active, narrowed(item, size))
         shared.mark(first // 4, threads, c.step)
         if size == 8:

@@ -212,14 +212,9 @@ def commit(instruction: Instruction) -> Run:
         if unit.shadow is not None:
             unit.shadow.committed()
 
-        shared_order = machine.shared_order
-        heard = shared_order.seen[warps] if shared_order is not None else None
-
         def arrive(times: Array) -> None:
             if exits is not None and known is not None:
                 exits.deliver("mbarrier", known[which], keys, machine.mbarriers.phase[keys])
-            if shared_order is not None and heard is not None:
-                shared_order.deliver("mbarrier", heard[which], keys, machine.mbarriers.phase[keys])
             if ordering is not None and clocks is not None:
                 ordering.deliver("mbarrier", clocks[which], keys, machine.mbarriers.phase[keys])
             machine.mbarriers.arrive(keys, 1, times[which])

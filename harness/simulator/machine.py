@@ -36,7 +36,6 @@ from harness.simulator.ordering import Ordering
 from harness.simulator.program import EXIT, Branch, Exit, Jump, Wait
 from harness.simulator.ptx import Symbol
 from harness.simulator.shared import RANK_SHIFT, SharedMemory
-from harness.simulator.shared_order import SharedOrder
 from harness.simulator.shared_races import SharedRaces
 from harness.simulator.specials import special_registers
 from harness.simulator.thread_order import ThreadOrder
@@ -118,11 +117,6 @@ class Machine:
         self.races: SharedRaces | None = None
         if races and self.thread_order is not None:
             self.races = SharedRaces(self.thread_order, self.rows, self.shared.size // 4)
-        self.shared_order = (
-            SharedOrder(self.rows, warps_per_cta, self.cluster_size, self.shared.size // 4)
-            if functional
-            else None
-        )
         self.live_warps = np.full(self.rows, warps_per_cta)
         self.step = 1
         self.unit_state: dict[str, Any] = {}  # what kinds of units keep for the whole machine (tensor memory)
@@ -206,8 +200,6 @@ class Machine:
             self.ordering.passed(kind, warps, keys, phases)
         if self.thread_order is not None:
             self.thread_order.passed(kind, warps, keys, phases)
-        if self.shared_order is not None:
-            self.shared_order.passed(kind, warps, keys, phases)
 
     def note_arrival(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
         """Warps arrive on barriers `keys` of a kind, now in `phases`, with all that they know."""
@@ -215,8 +207,6 @@ class Machine:
             self.ordering.arrive(kind, warps, keys, phases)
         if self.thread_order is not None:
             self.thread_order.arrive(kind, warps, keys, phases)
-        if self.shared_order is not None:
-            self.shared_order.arrive(kind, warps, keys, phases, self.step)
 
     # The loop.
 
@@ -406,8 +396,6 @@ class Machine:
                 self.thread_order.check_exit(gone)
             except SimulationError as error:
                 raise error.located(f"CTA {self.cta_name(int(gone[error.wrong][0]))}") from None
-        if self.shared_order is not None:
-            self.shared_order.leave(gone)
         self.shared.alive[gone] = False
 
     def _endless(self, cohort: Cohort) -> str:

@@ -51,53 +51,25 @@ class BarrierClocks:
             self.phase[keys] = phases
 
 
-class Knowledge:
-    """What every warp has learned at barriers: up to which moment of each agent's accesses all are over.
-
-    A machine's clusters have `per_cluster` warps each; warp w is agent w of its cluster.
-    """
-
-    def __init__(self, warps: int, per_cluster: int, agents: int) -> None:
-        self.per_cluster = per_cluster
-        self.agent = np.arange(warps) % per_cluster
-        self.seen = np.zeros((warps, agents), np.int32)
-        self.clocks: dict[str, BarrierClocks] = {}
-        self._agents = agents
-
-    def deliver(self, kind: str, clocks: Array, keys: Array, phases: Array) -> None:
-        """Clocks arrive on the barriers `keys` of a kind, which are in `phases`."""
-        barriers = self._barriers(kind)
-        barriers.turn(keys, phases)
-        np.maximum.at(barriers.open, keys, clocks)
-
-    def passed(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
-        """Each of `warps`, all different, has seen the phase before `phases` complete."""
-        barriers = self._barriers(kind)
-        barriers.turn(keys, phases)
-        self.seen[warps] = np.maximum(self.seen[warps], barriers.closed[keys])
-
-    def _barriers(self, kind: str) -> BarrierClocks:
-        if kind not in self.clocks:
-            self.clocks[kind] = BarrierClocks(self._agents)
-        return self.clocks[kind]
-
-
-class Ordering(Knowledge):
+class Ordering:
     """The clocks of all warps of a machine, whose clusters have `per_cluster` warps each.
 
     In a cluster, warp w is agent w, and the tensor core working for it agent `per_cluster` + w.
     """
 
     def __init__(self, warps: int, per_cluster: int) -> None:
-        super().__init__(warps, per_cluster, 2 * per_cluster)
-        self.held = np.zeros_like(
-            self.seen
-        )  # what counts for the warp's own accesses, of all that it has seen
+        agents = 2 * per_cluster
+        self.per_cluster = per_cluster
+        self.agent = np.arange(warps) % per_cluster
+        self.seen = np.zeros((warps, agents), np.int32)  # learned at barriers
+        self.held = np.zeros((warps, agents), np.int32)  # of that, what counts for the warp's own accesses
         self.epoch = np.ones(warps, np.int32)
         self.core_epoch = np.ones(warps, np.int32)
         self.fenced = np.zeros(warps, np.int32)  # a warp's own epochs that others learn of
         # The epoch of the first load and of the first store that no tcgen05.wait has followed; 0: none.
         self.unfinished = {"ld": np.zeros(warps, np.int32), "st": np.zeros(warps, np.int32)}
+        self.clocks: dict[str, BarrierClocks] = {}
+        self._agents = agents
 
     def started(self, warps: Array, kind: str) -> None:
         """Warps issue a `tcgen05.ld` or `.st`."""
@@ -133,7 +105,24 @@ class Ordering(Knowledge):
         _, first = np.unique(np.stack([warps, keys]), axis=1, return_index=True)
         self.deliver(kind, self._published(warps[first]), keys[first], phases[first])
 
+    def deliver(self, kind: str, clocks: Array, keys: Array, phases: Array) -> None:
+        """Clocks arrive on barriers."""
+        barriers = self._barriers(kind)
+        barriers.turn(keys, phases)
+        np.maximum.at(barriers.open, keys, clocks)
+
+    def passed(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
+        """Each of `warps`, all different, has seen the phase before `phases` complete."""
+        barriers = self._barriers(kind)
+        barriers.turn(keys, phases)
+        self.seen[warps] = np.maximum(self.seen[warps], barriers.closed[keys])
+
     def _published(self, warps: Array) -> Array:
         clocks: Array = self.seen[warps].copy()
         clocks[np.arange(len(warps)), self.agent[warps]] = self.fenced[warps]
         return clocks
+
+    def _barriers(self, kind: str) -> BarrierClocks:
+        if kind not in self.clocks:
+            self.clocks[kind] = BarrierClocks(self._agents)
+        return self.clocks[kind]

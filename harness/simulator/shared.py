@@ -91,11 +91,6 @@ class SharedMemory:
                 f"read of shared memory at {4 * word % self.size:#x}, {_unwritten(state)}", unwritten
             )
 
-    def written(self, words: Array) -> Array:
-        """The stamps of flat word positions."""
-        stamps: Array = self.stamps.reshape(-1)[words]
-        return stamps
-
     def mark(self, words: Array, writers: Array | int, step: int) -> None:
         """Note ordinary writes of flat word positions by threads of their CTA."""
         states, pages = self.state.reshape(-1), words // PAGE_WORDS

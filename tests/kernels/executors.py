@@ -50,14 +50,17 @@ class Kernels:
             self._begun[key] = self._pool.submit(family, problem, config, self.target)
         return self._begun[key]
 
-    def launch(self, family: KernelFamily, problem: RouterProblem, config: Any) -> Callable[..., object]:
+    def launch(
+        self, family: KernelFamily, problem: RouterProblem, config: Any, races: bool = False
+    ) -> Callable[..., object]:
+        """With `races` the simulator looks for them, at a price in time."""
         if self.on_gpu:
             compiled: Callable[..., object] = family.compile(problem, config, self.target)
             return compiled
         result = self._compile(family, problem, config).result()
         if result.artifact is None:
             raise CompileError(result.reason)
-        return Program.of_folder(result.artifact.folder)
+        return Program.of_folder(result.artifact.folder, races)
 
     def fault(
         self,
@@ -66,10 +69,11 @@ class Kernels:
         config: Any,
         seed: int,
         only: tuple[str, ...] = tuple(DISTRIBUTIONS),
+        races: bool = False,
     ) -> str:
         """What the compiler, the check, or the simulator has against a kernel; "" when it passes."""
         try:
-            launch = self.launch(family, problem, config)
+            launch = self.launch(family, problem, config, races)
         except CompileError as error:
             return f"compiler: {error}"
         try:
