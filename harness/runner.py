@@ -35,6 +35,10 @@ class BeyondRunnerError(Exception):
     """The candidate may be right, but this runner cannot run it; the message is one line that says why."""
 
 
+class EndlessCandidateError(Exception):
+    """The candidate does not end, as the runner has found without waiting for it; the message is one line."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A loaded artifact, ready to be launched."""

@@ -19,7 +19,7 @@ from harness.lifeline import die_with
 from harness.oneline import one_line
 from harness.protocol import Broken, Checked, Evaluate, Finished, Measured, Phase, RatesMeasured, Ready, Reply
 from harness.record import Outcome
-from harness.runner import BeyondRunnerError, Runner, WrongResultError
+from harness.runner import BeyondRunnerError, EndlessCandidateError, Runner, WrongResultError
 
 Send = Callable[[Reply], None]
 
@@ -64,6 +64,8 @@ def _evaluate_safely(runner: Runner, request: Evaluate, send: Send) -> Finished:
         return _evaluate(runner, request, send, announce)
     except WrongResultError as error:
         return Finished(Outcome.WRONG_RESULT, one_line(str(error)))
+    except EndlessCandidateError as error:
+        return Finished(Outcome.TIMEOUT, one_line(f"{error} (in {phase})"))
     except BeyondRunnerError as error:
         # Nothing is known of it: it is recorded like what is compiled where nothing can run it.
         return Finished(Outcome.COMPILED, one_line(f"{error} (in {phase})"))

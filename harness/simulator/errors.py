@@ -31,5 +31,9 @@ class NotSimulatedError(SimulationError):
     """The kernel uses what the simulator does not know: nothing is known of the kernel."""
 
 
+class EndlessError(SimulationError):
+    """The kernel has run for as long as any kernel may and has not ended."""
+
+
 class Deadlock(SimulationError):
     """No warp can go on and no asynchronous unit has anything left to do."""

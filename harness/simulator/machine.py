@@ -25,7 +25,7 @@ from harness.simulator.absent import UNWRITTEN, Absent
 from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
 from harness.simulator.blame import deadlock, place, warp_name
 from harness.simulator.cohort import LANES, Cohort, Frame
-from harness.simulator.errors import Deadlock, NotSimulatedError, SimulationError
+from harness.simulator.errors import Deadlock, EndlessError, NotSimulatedError, SimulationError
 from harness.simulator.global_memory import GlobalMemory
 from harness.simulator.launch import Launch
 from harness.simulator.loaded import LoadedKernel
@@ -289,7 +289,7 @@ class Machine:
             self.step += 1
             index = cohort.block
             if self.step > self.max_blocks:
-                raise SimulationError(self._endless(cohort))
+                raise EndlessError(self._endless(cohort))
             self.units.issue(cohort, kernel.costs[index])
             try:
                 mask = cohort.mask

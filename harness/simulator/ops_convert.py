@@ -113,6 +113,10 @@ def _float_writer(form: Form, target: str) -> Callable[[Floats], Bits]:
         raise SimulationError(f"{form}: tf32 has .rn, .rz and .rna only")
     dtype = np.uint32 if target == "tf32" else np.uint16
     number_format, rounding = FORMATS[target], Rounding(mode)
+    if form.type == "f64" and target == "f16":
+        return lambda x: _nan_of_f64(
+            limit(x), encode(limit(x), number_format, rounding, satfinite=satfinite, relu=relu).astype(dtype)
+        )
     return lambda x: encode(limit(x), number_format, rounding, satfinite=satfinite, relu=relu).astype(dtype)[
         ()
     ]
@@ -184,3 +188,11 @@ def _two_types(form: Form) -> tuple[str, str]:
     if len(form.types) != 2:
         raise SimulationError(f"{form} needs a destination and a source type")
     return form.types[0], form.types[1]
+
+
+def _nan_of_f64(values: Floats, halves: Bits) -> Bits:
+    """`halves` (f16) of f64 `values`: a NaN keeps its sign and top ten bits, made quiet (H100)."""
+    bits = np.asarray(values, np.float64).view(np.uint64)
+    sign, payload = bits >> np.uint64(48) & np.uint64(0x8000), bits >> np.uint64(42) & np.uint64(0x1FF)
+    kept = sign | np.uint64(0x7E00) | payload
+    return select(np.isnan(values), kept.astype(np.uint16), halves)

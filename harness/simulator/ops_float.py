@@ -154,8 +154,10 @@ def _on_sign(form: Form, function: Callable[[Floats], Floats]) -> Execute:
     The ISA leaves the NaN open; f32 and halves give the canonical one, which `neg` does not make negative.
     """
     read, write = READERS[form.type], WRITERS[form.type]
-    if form.type == "f64":  # only here is there a difference: a signalling NaN becomes quiet
-        execute = lambda a: write(function(read(a)) + F64(-0.0))  # noqa: E731
+    if form.type == "f64":  # an H100 makes a NaN quiet and leaves its sign, neg and abs or not
+        execute = lambda a: write(  # noqa: E731
+            select(np.isnan(read(a)), read(a) + F64(-0.0), function(read(a)))
+        )
     else:
         execute = lambda a: write(function(read(a)))  # noqa: E731
     return flushing(execute, flush_f16 if form.type == "f16" else flush) if "ftz" in form else execute

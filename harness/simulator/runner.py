@@ -15,8 +15,8 @@ from harness.artifact import Artifact
 from harness.executor import CheckDepth, MeasurePlan
 from harness.operands import Outputs, unread_inputs
 from harness.record import CheckResult, DeviceFacts, Measurement, Rates
-from harness.runner import BeyondRunnerError, Candidate, Runner
-from harness.simulator.errors import NotSimulatedError
+from harness.runner import BeyondRunnerError, Candidate, EndlessCandidateError, Runner
+from harness.simulator.errors import EndlessError, NotSimulatedError
 from harness.simulator.model import Model
 from harness.simulator.run import Program
 from harness.simulator.target import target_named
@@ -81,6 +81,8 @@ class SimulatorRunner(Runner):
             return super().check(candidate, seed, depth)
         except NotSimulatedError as error:
             raise _beyond(error) from None
+        except EndlessError as error:
+            raise EndlessCandidateError(str(error)) from None
 
     def measure(self, candidate: Candidate, m: int, plan: MeasurePlan, rates: Rates) -> Measurement:
         """The modelled times at `m`: one number each, without samples to repeat and without a spread."""

@@ -121,8 +121,17 @@ def test_f64_rounds_once(target: str, mode: str, x: float) -> None:
     if math.isfinite(x):
         want = math.copysign(rounded(Fraction(x), mode, *FORMATS[target]), x)
         assert got == float_bits(want, target)
-    elif not (math.isnan(x) and target == "f32"):
+    elif not (math.isnan(x) and target != "bf16"):
         assert got == float_bits(x, target)
+
+
+@pytest.mark.parametrize(
+    ("nan", "half"),
+    [(0xFFF8110890A844B5, 0xFE04), (0x7FF81FBA6D7D6EA1, 0x7E07), (0x7FF3C940919D6D67, 0x7EF2)],
+)
+def test_f64_to_f16_keeps_the_sign_and_the_top_of_a_nans_payload(nan: int, half: int) -> None:
+    """Values of an H100, 2026-11-24."""
+    assert run("cvt.rn.f16.f64", (nan, 64)) == half
 
 
 @pytest.mark.parametrize("mode", MODES)
