@@ -385,11 +385,24 @@ def rejudge(storage: str, study: str, output: str) -> None:
 
 @main.command(epilog=examples("routertune bench", "routertune bench --trials 500"))
 @click.option("--trials", type=click.IntRange(min=1), default=200, show_default=True)
-def bench(trials: int) -> None:
-    """The tuner's own overhead per trial, with a pool and an executor that take no time."""
+@click.option(
+    "--simulator/--no-simulator", default=True, show_default=True, help="Also the simulator's cost."
+)
+def bench(trials: int, simulator: bool) -> None:
+    """The tuner's own overhead per trial, and what the simulator takes for one candidate of each target."""
     from sweeps.bench import overhead_ms
 
     click.echo(f"tuner's own time: {overhead_ms(trials):.1f} ms per trial over {trials} trials")
+    if not simulator:
+        return
+    from sweeps.bench_simulator import FAMILIES, M, simulator_cost
+
+    for name in FAMILIES:
+        cost = simulator_cost(name)
+        click.echo(
+            f"simulator, {name}, CPU seconds: {cost.launch_s:.2f} for a launch at M = {M}, "
+            f"{cost.check_s:.2f} for a brief check, {cost.times_s:.2f} for modelled times at seven M"
+        )
 
 
 main.add_command(simulate)
