@@ -33,13 +33,13 @@ from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import blackwell_helpers as sm100_utils
 from cutlass.utils import blockscaled_layout
 
+from tests.harness.simulator.gemm_epilogue import EPILOGUE_THREADS, store_accumulator
 from tests.harness.simulator.gemm_moves import (
     STAGE_ALIGNMENT,
     Operand,
     TmemScales,
     allocate_stages,
     fence_after_thread_sync,
-    fence_before_thread_sync,
     one_stage,
     overlap_tiles_of_192,
     route,
@@ -48,11 +48,9 @@ from tests.harness.simulator.gemm_moves import (
 from tests.harness.simulator.gemm_params import STORE_STAGES, SUBTILE_COLUMNS, SUBTILE_ROWS, GemmParams
 
 WARP = 32
-EPILOGUE_WARPS = 4
 MMA_WARP = 4
 TMA_WARP = 5
 THREADS = 6 * WARP
-EPILOGUE_BARRIER = 1
 TMEM_BARRIER = 2
 
 ELEMENTS: dict[str, Any] = {
@@ -250,16 +248,14 @@ class Sm100Gemm:
             barrier_storage=storage.accumulator.data_ptr(),
             num_stages=1,
             producer_group=one_thread,
-            consumer_group=pipeline.CooperativeGroup(
-                pipeline.Agent.Thread, WARP * EPILOGUE_WARPS * self.ctas
-            ),
+            consumer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, EPILOGUE_THREADS * self.ctas),
             cta_layout_vmnk=vmnk,
             defer_sync=True,
         )
         tmem = TmemAllocator(
             storage.tmem_address.ptr,
             barrier_for_retrieve=pipeline.NamedBarrier(
-                barrier_id=TMEM_BARRIER, num_threads=WARP * (EPILOGUE_WARPS + 1)
+                barrier_id=TMEM_BARRIER, num_threads=EPILOGUE_THREADS + WARP
             ),
             allocator_warp_id=0,
             is_two_cta=p.two_cta,
@@ -309,9 +305,8 @@ class Sm100Gemm:
             address = tmem.retrieve_ptr(Float32)
             accumulated.consumer_wait(pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, 1))
             fence_after_thread_sync()
-            self.store(
-                cute.make_tensor(address, fragment.layout), stores, store, m_block, n_tile, thread, warp
-            )
+            accumulator = cute.make_tensor(address, fragment.layout)
+            store_accumulator(accumulator, stores, store, m_block, n_tile, thread, warp, p.mma_n)
             tmem.relinquish_alloc_permit()
             tmem.free(address)
         if const_expr(p.cluster != (1, 1)):
@@ -399,59 +394,3 @@ class Sm100Gemm:
             TmemScales.make(self.group, ring_sfa, sfa, sfa),
             TmemScales.make(self.group, ring_sfb, sfb, sfb_of_mma),
         )
-
-    @cute.jit
-    def store(
-        self,
-        accumulator: cute.Tensor,
-        stages: cute.Tensor,
-        store: Operand,
-        m_block: Int32,
-        n_tile: Int32,
-        thread: Int32,
-        warp: Int32,
-    ) -> None:
-        """The epilogue warps: tensor memory -> registers -> shared memory -> TMA store, 32 columns at a time.
-
-        Each thread holds a whole row of a subtile, the row of its lane in tensor memory.
-        """
-        subtile = (SUBTILE_ROWS, SUBTILE_COLUMNS)
-        columns = cute.flat_divide(accumulator[((None, None), 0, 0)], subtile)
-        atom = cute.make_copy_atom(tcgen05.Ld32x32bOp(tcgen05.Repetition(SUBTILE_COLUMNS)), Float32)
-        tmem_load = tcgen05.make_tmem_copy(atom, columns[(None, None, 0, 0)])
-        this = tmem_load.get_slice(thread)
-        source, target = this.partition_S(columns), this.partition_D(stages)
-        values = cute.make_rmem_tensor(target[(None, None, None, 0)].shape, Float32)
-
-        tile = cute.local_tile(store.coordinates, (SUBTILE_ROWS, self.params.mma_n), (m_block, n_tile))
-        from_stage, to_global = cpasync.tma_partition(
-            store.tma,
-            0,
-            cute.make_layout(1),
-            cute.group_modes(stages, 0, 2),
-            cute.group_modes(cute.flat_divide(tile, subtile), 0, 2),
-        )
-        warps = pipeline.NamedBarrier(barrier_id=EPILOGUE_BARRIER, num_threads=WARP * EPILOGUE_WARPS)
-        stored = pipeline.PipelineTmaStore.create(
-            num_stages=STORE_STAGES,
-            producer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, WARP * EPILOGUE_WARPS),
-        )
-        for step in cutlass.range(self.params.mma_n // SUBTILE_COLUMNS, unroll=1):
-            stage = step % STORE_STAGES
-            cute.copy(tmem_load, source[(None, None, None, 0, step)], values)
-            cute.arch.fence_view_async_tmem_load()
-            if warp == 0:
-                stored.producer_acquire()
-            warps.arrive_and_wait()
-            cute.autovec_copy(values, target[(None, None, None, stage)])
-            cute.arch.fence_proxy("async.shared", space="cta")
-            warps.arrive_and_wait()
-            if warp == 0:
-                with cute.arch.elect_one():
-                    cute.copy(store.tma, from_stage[(None, stage)], to_global[(None, 0, step)])
-                    stored.producer_commit()
-        fence_before_thread_sync()
-        warps.arrive_and_wait()
-        fence_after_thread_sync()
-        if warp == 0:
-            stored.producer_tail()
