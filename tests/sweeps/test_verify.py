@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.record import Outcome
 from kernels.families import family
-from kernels.problem import RouterProblem
-from sweeps import verify
+from kernels.problem import RouterProblem, preset
 from sweeps.covering import covering_order
 from sweeps.space import Space
-from sweeps.verify import Verified, read_verified, table, verify_space
+from sweeps.verify import Verified, read_verified, table
 
 PROBLEM = RouterProblem("tiny", hidden=512, experts=128, top_k=6)
+SMALL = replace(preset("deepseek-v4-pro"), hidden=512)
 RESTRICTED = {"cluster_m": (1,), "expert_split": (1, 2), "split_k": (1,), "grid_split": (1,), "epi_n": (16,)}
 
 
@@ -32,15 +36,24 @@ def test_an_order_covers_all_configs_and_every_choice_early() -> None:
 
 
 @pytest.mark.compiles
-def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "BASE_CASES", ("ties",))
-    out, options = tmp_path / "verified.jsonl", {"minutes": None, "shard": (0, 1), "cache": tmp_path}
-    (first,) = verify_space(space(), out, configs=1, **options)  # type: ignore[arg-type]
-    assert first.outcome is Outcome.OK, first.reason
-    assert first.launches == 2 * 6
-    assert first.resources[0].tmem_columns > 0
-    assert read_verified(out) == [first]
-    assert list(verify_space(space(), out, configs=1, **options)) == []  # type: ignore[arg-type]
+def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path) -> None:
+    """In processes of its own: the DSL compiles for one target a process."""
+    out = tmp_path / "verified.jsonl"
+    command = [sys.executable, "-m", "sweeps.cli", "verify", "--hidden", "512", "--configs", "1"]
+    for _ in range(2):
+        done = subprocess.run(
+            [*command, "--out", str(out)],
+            env=os.environ | {"ROUTERTUNE_CACHE": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        (found,) = read_verified(out)
+        assert found.outcome is Outcome.OK, found.reason
+        assert found.launches == 2 * 9
+        assert found.resources[0].tmem_columns > 0
+        assert f"1 of {len(Space(family('fused_sm100'), SMALL, 'sm_100a'))} legal configs" in done.stdout
 
 
 def test_a_table_counts_outcomes_by_choice(tmp_path: Path) -> None:
