@@ -23,7 +23,18 @@ from harness.simulator.errors import NotSimulatedError, SimulationError
 from harness.simulator.instruction_set import lookup, reads_carry, writes_carry
 from harness.simulator.ops_lanes import ACROSS_LANES
 from harness.simulator.program import Block, Branch, Program, Wait
-from harness.simulator.ptx import Address, Imm, Instruction, Not, Operand, Pair, Reg, Symbol, Vector
+from harness.simulator.ptx import (
+    Address,
+    Imm,
+    Instruction,
+    Not,
+    Operand,
+    Pair,
+    Reg,
+    Symbol,
+    Vector,
+    guard_name,
+)
 
 CARRY = "%carry"
 SINK = "_"
@@ -77,7 +88,7 @@ class Code:
                 for name in names_of(instruction):
                     homes.setdefault(name, set()).add(block.index)
             if isinstance(block.end, Branch):
-                homes.setdefault(_guard_name(block.end.guard), set()).add(block.index)
+                homes.setdefault(guard_name(block.end.guard), set()).add(block.index)
         self.registers = {name: index for index, name in enumerate([*homes, CARRY])}
         first_written = _written_first(self.program)
         self._single_block = {name for name, blocks in homes.items() if len(blocks) == 1} & first_written
@@ -91,7 +102,7 @@ class Code:
 
     def guard_index(self, guard: Reg | Not) -> tuple[int, bool]:
         """A branch's predicate: its register and whether it is negated."""
-        return self.registers[_guard_name(guard)], isinstance(guard, Not)
+        return self.registers[guard_name(guard)], isinstance(guard, Not)
 
     def instruction_at(self, block: int, error: BaseException) -> Instruction | None:
         """The instruction of a block whose generated line raised `error`."""
@@ -278,10 +289,6 @@ def _name(names: dict[str, Any], prefix: str, value: Any) -> str:
     return name
 
 
-def _guard_name(guard: Reg | Not) -> str:
-    return guard.reg.name if isinstance(guard, Not) else guard.name
-
-
 def destinations_of(operand: Operand) -> list[str]:
     """The registers that a destination operand names."""
     match operand:
@@ -317,7 +324,7 @@ def names_of(instruction: Instruction) -> list[str]:
     for operand in instruction.operands:
         visit(operand)
     if instruction.guard is not None:
-        found.append(_guard_name(instruction.guard))
+        found.append(guard_name(instruction.guard))
     return [name for name in found if name != SINK and not is_special(name)]
 
 

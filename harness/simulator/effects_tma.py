@@ -103,6 +103,20 @@ _KNOWN = (
 )
 
 
+def _corner(places: list[Array], rank: int) -> Array:
+    """Signed coordinates [n, rank] of the tiles' first elements."""
+    if len(places) != rank:
+        raise SimulationError(f"{len(places)} coordinates for a tensor of rank {rank}")
+    return np.stack(places, 1).astype(np.int32).astype(np.int64)
+
+
+def _check_alignment(addresses: Array, what: str) -> None:
+    if (addresses % SHARED_ALIGNMENT).any():
+        raise SimulationError(
+            f"{what} shared address {int(addresses[0]):#x}: want a multiple of {SHARED_ALIGNMENT}"
+        )
+
+
 def _load(instruction: Instruction, rank: int, multicast: bool, pair: bool) -> Run:
     def run(c: Cohort, m: Any, target: Any, source: Any, mbarrier: Any, *rest: Any) -> None:
         machine = c.machine
@@ -111,15 +125,10 @@ def _load(instruction: Instruction, rank: int, multicast: bool, pair: bool) -> R
         warps, (maps, to, bar, masks, *places) = issued(
             c, m, descriptor, target, mbarrier, mask, *coordinates
         )
-        if len(places) != rank:
-            raise SimulationError(f"{len(places)} coordinates for a tensor of rank {rank}")
+        corner = _corner(places, rank)
         if not len(warps):
             return
-        if (to % SHARED_ALIGNMENT).any():
-            raise SimulationError(
-                f"tile load to shared address {int(to[0]):#x}: want a multiple of {SHARED_ALIGNMENT}"
-            )
-        corner = np.stack(places, 1).astype(np.int32).astype(np.int64)
+        _check_alignment(to, "tile load to")
         for address in np.unique(maps):
             mine = maps == address
             _load_tiles(
@@ -272,15 +281,10 @@ def _store(instruction: Instruction, rank: int, copy: Callable[..., None]) -> Ru
         machine = c.machine
         descriptor, coordinates = target
         warps, (maps, start, *places) = issued(c, m, descriptor, source, *coordinates)
-        if len(places) != rank:
-            raise SimulationError(f"{len(places)} coordinates for a tensor of rank {rank}")
+        corner = _corner(places, rank)
         if not len(warps):
             return
-        if (start % SHARED_ALIGNMENT).any():
-            raise SimulationError(
-                f"tile store from shared address {int(start[0]):#x}: want a multiple of {SHARED_ALIGNMENT}"
-            )
-        corner = np.stack(places, 1).astype(np.int32).astype(np.int64)
+        _check_alignment(start, "tile store from")
         for address in np.unique(maps):
             mine = maps == address
             _store_tiles(

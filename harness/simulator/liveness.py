@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.simulator.codegen import Code, destinations_of, names_of
 from harness.simulator.effects import effect_of
 from harness.simulator.program import Branch, Wait
-from harness.simulator.ptx import Instruction, Not, Pair, Reg, Vector
+from harness.simulator.ptx import Instruction, Pair, Reg, Vector
 
 
 def live_registers(code: Code) -> list[list[int]]:
@@ -40,9 +40,8 @@ def _block_sets(code: Code, index: int) -> tuple[int, int]:
         for name in names_of(block.end.instruction):
             used |= (1 << code.registers[name]) & ~defined
     if isinstance(block.end, Branch):
-        guard = block.end.guard
-        name = guard.reg.name if isinstance(guard, Not) else guard.name
-        used |= (1 << code.registers[name]) & ~defined
+        register, _ = code.guard_index(block.end.guard)
+        used |= (1 << register) & ~defined
     return used, defined
 
 

@@ -67,6 +67,11 @@ class Not:
     reg: Reg
 
 
+def guard_name(guard: Reg | Not) -> str:
+    """The predicate register of a guard, negated or not."""
+    return guard.reg.name if isinstance(guard, Not) else guard.name
+
+
 Operand = Reg | Imm | Symbol | Address | Vector | Pair | Not
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from harness.simulator.bandwidth import Bandwidth
 from harness.simulator.program import Branch, Program
-from harness.simulator.ptx import Instruction, Not, Pair, Reg, Vector
+from harness.simulator.ptx import Instruction, Pair, Reg, Vector, guard_name
 from harness.simulator.target import Target
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def _cost(program: Program, index: int, target: Target) -> BlockCost:
             in_order[name] = start + latency
             reordered[name] = earliest + latency
     if isinstance(block.end, Branch):
-        guard = block.end.guard
-        name = guard.reg.name if isinstance(guard, Not) else guard.name
+        name = guard_name(block.end.guard)
         now = max(now, in_order.get(name, 0.0)) + 1
         chain = max(chain, reordered.get(name, 0.0))
         issue += 1
