@@ -60,6 +60,7 @@ def simulator_cost(family_name: str) -> SimulatorCost:
                 tail_unit=candidate.tile_m,
                 operand_format=candidate.operand_format,
                 depth=CheckDepth.BRIEF,
+                together=program.together,
             )
         ),
         times_s=_cpu_seconds(

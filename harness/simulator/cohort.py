@@ -66,6 +66,12 @@ class Cohort:
     def step(self) -> int:
         return self.machine.step
 
+    @property
+    def launches(self) -> Array:
+        """The number of each warp's launch, int [W, 1]."""
+        numbers: Array = self.machine.launch_of_row[self.rows][:, None]
+        return numbers
+
     def active(self, mask: Any) -> Array:
         """`mask` as bool [W, 32]; None stands for all lanes."""
         shape = (len(self.warps), LANES)

@@ -27,10 +27,10 @@ from harness.simulator.blame import deadlock, place, warp_name
 from harness.simulator.cohort import LANES, Cohort, Frame
 from harness.simulator.errors import Deadlock, EndlessError, NotSimulatedError, SimulationError
 from harness.simulator.global_memory import GlobalMemory
-from harness.simulator.launch import Launch
+from harness.simulator.grids import Grids
 from harness.simulator.loaded import LoadedKernel
 from harness.simulator.local_memory import LocalMemory
-from harness.simulator.machine_constants import LOCAL_BASE, PARAM_BASE
+from harness.simulator.machine_constants import LOCAL_BASE
 from harness.simulator.operand_reads import OperandReads
 from harness.simulator.ordering import Ordering
 from harness.simulator.program import EXIT, Branch, Exit, Jump, Wait
@@ -52,7 +52,7 @@ def _blas() -> ThreadpoolController:
 
 
 class Machine:
-    """`clusters` of one launch, resident together.
+    """`clusters` of the grids, resident together.
 
     Attributes:
         rows: CTAs; row r belongs to cluster r // cluster_size and has rank r % cluster_size in it.
@@ -65,8 +65,7 @@ class Machine:
     def __init__(
         self,
         kernel: LoadedKernel,
-        launch: Launch,
-        memory: GlobalMemory,
+        grids: Grids,
         clusters: Array,
         units: Units,
         functional: bool = True,
@@ -74,7 +73,8 @@ class Machine:
         apart: int | None = None,
         races: bool = False,
     ) -> None:
-        self.kernel, self.launch, self.memory, self.units = kernel, launch, memory, units
+        self.kernel, self.grids, self.units = kernel, grids, units
+        launch = grids.one
         self.functional = functional
         self.max_blocks, self.apart = max_blocks, apart
         self.clusters = clusters
@@ -91,10 +91,10 @@ class Machine:
         # A CTA's thread number of each lane [warps, 32].
         self.thread_of_lane = (self.warp_in_cta[:, None] * LANES + np.arange(LANES)).astype(np.uint16)
         self.registers_per_thread = np.zeros(count, np.int64)  # since the last setmaxnreg; 0: as launched
-        self.parameters = kernel.parameter_bytes(launch)
         self.sm_of_row = units.place(self.rows, self.cluster_size)
         self.scheduler_of_warp = self.sm_of_row[self.row_of_warp] * 4 + self.warp_in_cta % 4
         self.cluster_of_row = np.arange(self.rows) // self.cluster_size
+        self.launch_of_row = grids.launch_of(clusters)[self.cluster_of_row]
         self.rank_of_row = np.arange(self.rows) % self.cluster_size
         self.first_row_of_cluster = np.arange(self.rows) - self.rank_of_row
         self.local = LocalMemory(count, kernel.local_bytes)
@@ -160,7 +160,7 @@ class Machine:
             if local is not None:
                 return np.uint64(LOCAL_BASE + local + symbol.offset)
             raise SimulationError(f"no parameter or variable is called {symbol.name}")
-        return np.uint64(PARAM_BASE + parameter + symbol.offset)
+        return self.grids.parameter_address(parameter + symbol.offset, self.launch_of_row)
 
     def at(self, time: float, action: Callable[[], None], origin: Callable[[], str] | None = None) -> None:
         """Do `action` when everything before `time` (cycles) has happened; `origin` says whose errors are."""
@@ -174,6 +174,10 @@ class Machine:
             action()
         except SimulationError as error:
             raise error.located(origin() if origin is not None else "an asynchronous operation") from error
+
+    def memory_of(self, row: int) -> GlobalMemory:
+        """What the CTA `row` sees of global memory."""
+        return self.grids.memories[int(self.launch_of_row[row])]
 
     def check_store(self, rows: Array, offsets: Array, size: int) -> None:
         """Raise where an ordinary store of `size` bytes touches what belongs to the machine."""
@@ -409,6 +413,5 @@ class Machine:
 
     def cta_name(self, row: int) -> str:
         """A CTA's coordinates in the grid."""
-        return str(
-            tuple(int(self._specials[f"%ctaid.{axis}"][row * self.warps_per_cta, 0]) for axis in "xyz")
-        )
+        place = tuple(int(self._specials[f"%ctaid.{axis}"][row * self.warps_per_cta, 0]) for axis in "xyz")
+        return str(place) if len(self.grids.launches) == 1 else f"{place} of launch {self.launch_of_row[row]}"

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.global_memory import GlobalMemory
+from harness.simulator.grids import Grids
 from harness.simulator.launch import Launch
 from harness.simulator.loaded import LoadedKernel
 from harness.simulator.machine import Machine
@@ -109,7 +110,8 @@ class Model:
         per_column = launch.ctas // launch.cluster_size * launch.cluster[0] // launch.grid[0]
         columns = max(1, clusters // per_column)
         units = self.make_units(target, clusters, len(chosen), warm, later, ranges, columns)
-        machine = Machine(kernel, launch, memory, chosen, units, functional=False)
+        grids = Grids.of_launch(kernel, launch, memory)
+        machine = Machine(kernel, grids, chosen, units, functional=False)
         return float(machine.run().max())
 
 

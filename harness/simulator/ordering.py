@@ -51,6 +51,16 @@ class BarrierClocks:
             self.phase[keys] = phases
 
 
+def learn(known: Array, keys: Array, clocks: Array) -> None:
+    """Raise rows `keys` [n], which may repeat, of `known` to `clocks` [n, agents]: a fast `maximum.at`."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    first = np.flatnonzero(np.diff(ordered, prepend=-1))
+    if len(first) < len(keys):
+        clocks, keys = np.maximum.reduceat(clocks[order], first, axis=0), ordered[first]
+    known[keys] = np.maximum(known[keys], clocks)
+
+
 class Ordering:
     """The clocks of all warps of a machine, whose clusters have `per_cluster` warps each.
 
@@ -109,7 +119,7 @@ class Ordering:
         """Clocks arrive on barriers."""
         barriers = self._barriers(kind)
         barriers.turn(keys, phases)
-        np.maximum.at(barriers.open, keys, clocks)
+        learn(barriers.open, keys, clocks)
 
     def passed(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
         """Each of `warps`, all different, has seen the phase before `phases` complete."""

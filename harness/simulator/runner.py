@@ -7,6 +7,7 @@ know is its own limit.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -68,6 +69,7 @@ class SimulatorRunner(Runner):
         except NotSimulatedError as error:
             raise _beyond(error) from None
         candidate = Candidate.of_manifest(artifact.manifest, program, self.kernels_of(artifact))
+        candidate = replace(candidate, together=program.together)
         registers = {entry.kernel: entry.registers for entry in artifact.manifest.resources}
         self._loaded = candidate, Model(program, registers, weights=WEIGHTS[candidate.operand_format])
         return candidate

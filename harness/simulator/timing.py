@@ -96,6 +96,8 @@ class Units:
     grid read, the weight; `shared_in_l2`: it lies there already. `columns` of the grid run at once.
     """
 
+    timed = True
+
     def __init__(
         self,
         target: Target,
@@ -229,3 +231,26 @@ class Units:
         if shape not in self._stand_ins:
             self._stand_ins[shape] = np.random.default_rng(0).standard_normal(shape, np.float32)
         return self._stand_ins[shape]
+
+
+class Untimed(Units):
+    """Units of a run of which only the results matter: whatever is asynchronous ends when it was issued."""
+
+    timed = False
+
+    def issue(self, c: Cohort, cost: BlockCost) -> None:
+        pass
+
+    def load(
+        self, sms: Array, sizes: Array, traffic: Array, times: Array, tiles: list[Any], shared: bool
+    ) -> Array:
+        return times
+
+    def store(self, sms: Array, sizes: Array, times: Array) -> Array:
+        return times
+
+    def multiply(self, sms: Array, cycles: float, times: Array) -> Array:
+        return times
+
+    def occupy_tensor_cores(self, sms: Array, cycles: float, times: Array) -> Array:
+        return times

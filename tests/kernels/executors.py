@@ -87,6 +87,7 @@ class Kernels:
                 only,
                 operand_format=family.operands,
                 depth=self.depth,
+                together=launch.together if isinstance(launch, Program) else None,
             )
         except NotSimulatedError:
             raise

@@ -52,6 +52,7 @@ def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path) -> None:
         (found,) = read_verified(out)
         assert found.outcome is Outcome.OK, found.reason
         assert found.launches == 2 * 9
+        assert found.one_column
         assert found.resources[0].tmem_columns > 0
         assert f"1 of {len(Space(family('fused_sm100'), SMALL, 'sm_100a'))} legal configs" in done.stdout
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.simulator.grids import Grids
 from harness.simulator.machine import Machine
 from harness.simulator.model import Model, launch_cycles, representative, resident_clusters
 from harness.simulator.run import Program, memory_of
@@ -36,7 +37,8 @@ def test_a_small_grid_takes_as_long_as_the_full_run(named: tuple[str, Program], 
     shared = ((args[1].data_ptr(), args[1].data_ptr() + args[1].numel() * 2),)
     columns = launch.grid[0] // launch.cluster[0]
     units = Units(target, clusters, clusters, False, False, shared, columns)
-    full = Machine(kernel, launch, memory_of(args), np.arange(clusters), units).run().max()
+    grids = Grids.of_launch(kernel, launch, memory_of(args))
+    full = Machine(kernel, grids, np.arange(clusters), units).run().max()
     modelled = Model(program).microseconds(args) * target.clock_mhz - launch_cycles(target, launch.ctas)
     assert modelled == pytest.approx(full, rel=0.02)
 
