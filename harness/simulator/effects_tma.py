@@ -183,8 +183,7 @@ def _load_tiles(
     clocks = exits.copy(c.warps[warps], issue, rows) if exits is not None else np.zeros((0, 0))
     if machine.races is not None:
         words = rows[:, None] * (machine.shared.size // 4) + offsets[issue, None] // 4 + np.arange(size // 4)
-        issued_by = np.broadcast_to(issue[:, None], words.shape).reshape(-1)
-        machine.races.write(words.reshape(-1), c.warps[warps][issued_by], clocks.max(1)[issued_by])
+        machine.races.write_tiles(words, c.warps[warps][issue], clocks.max(1)[issue])
     if machine.functional:
         machine.operand_reads.check_write(rows, offsets[issue], size, "a tile load")
         machine.shared.begin_load(rows, offsets[issue], size)

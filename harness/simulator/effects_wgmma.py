@@ -21,6 +21,8 @@ from harness.simulator.errors import SimulationError
 from harness.simulator.number_formats import BF16, E4M3, E5M2, F16, F32, TF32
 from harness.simulator.operand import Operand
 from harness.simulator.ptx import Imm, Instruction, Vector
+from harness.simulator.shared import PAGE_BYTES, PAGE_WORDS
+from harness.simulator.shared_races import SharedRaces
 from harness.simulator.wgmma import Wgmma
 
 Array = npt.NDArray[Any]
@@ -226,9 +228,16 @@ def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:
     c.machine.shared.check_async_read(c.rows[::WARPS], words, pages)
     c.machine.operand_reads.note(_numbers(c), pages)
     if c.machine.races is not None:
-        rows, warps = np.broadcast_arrays(c.rows[:, None] * (c.machine.shared.size // 4), c.warps[:, None])
-        every = np.repeat(np.broadcast_to(words, (len(c.warps) // WARPS, words.shape[1])), WARPS, 0)
-        c.machine.races.read((rows + every).reshape(-1), np.broadcast_to(warps, every.shape).reshape(-1))
+        _note_reads(c, c.machine.races, words, pages)
+
+
+def _note_reads(c: Cohort, races: SharedRaces, words: Array, pages: Array) -> None:
+    """Every warp of a warpgroup reads `words` [1 or G, n], in `pages` [1 or G, p]."""
+    whole = words.shape[1] == pages.shape[1] * PAGE_WORDS
+    places, note = (pages, races.read_pages) if whole else (words, races.read)
+    of_row = c.machine.shared.size // (PAGE_BYTES if whole else 4)
+    of_warps = np.repeat(np.broadcast_to(places, (len(c.warps) // WARPS, places.shape[1])), WARPS, 0)
+    note((of_warps + c.rows[:, None] * of_row).reshape(-1), np.repeat(c.warps, places.shape[1]))
 
 
 @effect("wgmma", "wait_group", flags="sync aligned")

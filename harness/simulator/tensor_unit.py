@@ -141,7 +141,7 @@ class TensorUnit:
     def _count(self, some: list[Issued], change: int) -> None:
         """Note that what `some` read is queued, or no longer."""
         for read in chain.from_iterable(one.reads for one in some):
-            np.add.at(self.reading, (read.ctas[:, None], read.pages), change)
+            self.reading[read.ctas[:, None], read.pages] += change  # a page counts once, also named twice
 
     def _place(self, one: Issued, wrong: Array | None) -> str:
         """The first warp that `wrong` [G] marks (None: any), and the instruction it issued earlier."""
