@@ -1,0 +1,94 @@
+"""One case: import the example, compile it without a GPU, execute it, and compare with the reference."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.artifact import ENTRY, LAUNCHER
+from harness.compile import PTX, link
+from harness.oneline import one_line
+from harness.simulator.errors import SimulationError
+from harness.simulator.run import Program
+from harness.simulator.witness.case import Case, Prepared
+
+# Where a checkout of NVIDIA/cutlass keeps the examples; they import their helpers from here.
+EXAMPLES = Path("examples/python/CuTeDSL")
+
+
+class Outcome(StrEnum):
+    PASSED = "passed"
+    WRONG = "wrong"
+    SIMULATOR = "simulator"  # the simulator refused to go on; the reason is its error
+    NOT_COMPILED = "not compiled"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a case. `worst` is the greatest error in units of its bound."""
+
+    outcome: Outcome
+    reason: str = ""
+    worst: float | None = None
+    seconds: float = 0.0
+
+
+def judge(case: Case) -> Verdict:
+    """Compile and execute one case; the examples' folder must be importable (`examples_importable`)."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="routertune-witness-") as name:
+        folder = Path(name)
+        try:
+            prepared = case.prepare(importlib.import_module(f"cute.{case.example.replace('/', '.')}"))
+            _export(prepared.compiled, folder)
+        except Exception as error:  # whatever the example, its arguments or the compiler object to
+            return _failed(Outcome.NOT_COMPILED, error, began)
+        try:
+            with np.errstate(all="ignore"):
+                Program.of_folder(folder)(*prepared.arguments)
+        except SimulationError as error:
+            return _failed(Outcome.SIMULATOR, error, began)
+    outcome, reason, worst = compare(prepared)
+    return Verdict(outcome, reason, worst, time.perf_counter() - began)
+
+
+def compare(prepared: Prepared) -> tuple[Outcome, str, float]:
+    """(outcome, reason, greatest error in units of the bound)."""
+    error = (prepared.result() - prepared.expected).abs()
+    ratio = torch.where(error == 0, 0.0, error / prepared.bound).nan_to_num(nan=torch.inf)
+    worst = float(ratio.max())
+    if worst <= 1:
+        return Outcome.PASSED, "", worst
+    where = tuple(int(i) for i in np.unravel_index(int(ratio.argmax()), ratio.shape))
+    found, wanted = float(prepared.result()[where]), float(prepared.expected[where])
+    wrong = int((ratio > 1).sum())
+    return Outcome.WRONG, f"{wrong} of {ratio.numel()}; at {where} {found:g} for {wanted:g}", worst
+
+
+def examples_importable(checkout: Path) -> None:
+    """Let this process import the examples of a checkout of NVIDIA/cutlass; raises `FileNotFoundError`."""
+    folder = checkout / EXAMPLES
+    if not (folder / "cute").is_dir():
+        raise FileNotFoundError(f"{folder}/cute: no examples there; name a checkout of NVIDIA/cutlass")
+    sys.path.insert(0, str(folder))
+
+
+def _export(compiled: Any, folder: Path) -> None:
+    (folder / PTX).write_text(compiled.artifacts.PTX)
+    host_object = folder / "launch.o"
+    compiled.export_to_c(str(host_object), function_name=ENTRY)
+    link(host_object, folder / LAUNCHER)
+
+
+def _failed(outcome: Outcome, error: Exception, began: float) -> Verdict:
+    seconds = time.perf_counter() - began
+    return Verdict(outcome, one_line(f"{type(error).__name__}: {error}"), seconds=seconds)
