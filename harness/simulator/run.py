@@ -33,10 +33,12 @@ class Program:
     races: bool = False  # also look for races in shared memory, at a price in time
     # At most so many columns of clusters, as if the chip held no more: a persistent kernel makes more rounds.
     columns: int | None = None
+    implied_fences: bool = False  # do without tcgen05.fence at barriers, as NVIDIA's kernels do (`Ordering`)
 
     @classmethod
-    def of_folder(cls, folder: Path, races: bool = False) -> Program:
-        return cls(Recorder.of_artifact(folder), load((folder / "kernel.ptx").read_text()), races)
+    def of_folder(cls, folder: Path, races: bool = False, implied_fences: bool = False) -> Program:
+        kernels = load((folder / "kernel.ptx").read_text())
+        return cls(Recorder.of_artifact(folder), kernels, races, implied_fences=implied_fences)
 
     def __call__(self, *args: Any) -> None:
         """Launch on CPU tensors, as the artifact's launcher would on CUDA tensors."""
@@ -58,7 +60,8 @@ class Program:
             for members in groups.values():
                 kernel = self.kernels[recorded[members[0]][number].kernel]
                 launches = [recorded[call][number] for call in members]
-                execute(kernel, Grids(kernel, launches, [memories[call] for call in members]), self.races)
+                grids = Grids(kernel, launches, [memories[call] for call in members])
+                execute(kernel, grids, self.races, self.implied_fences)
 
     def _narrowed(self, launch: Launch) -> Launch:
         if self.columns is None:
@@ -75,9 +78,10 @@ def memory_of(tensors: Iterable[Any]) -> GlobalMemory:
     return memory
 
 
-def execute(kernel: LoadedKernel, grids: Grids, races: bool = False) -> None:
+def execute(kernel: LoadedKernel, grids: Grids, races: bool = False, implied_fences: bool = False) -> None:
     """Run every CTA of the grids, functionally."""
     at_once = max(1, (RESIDENT_WITH_RACES if races else RESIDENT) // grids.one.cluster_size)
     for first in range(0, grids.clusters, at_once):
         chosen = np.arange(first, min(grids.clusters, first + at_once))
-        Machine(kernel, grids, chosen, Untimed(kernel.target), races=races).run()
+        units = Untimed(kernel.target)
+        Machine(kernel, grids, chosen, units, races=races, implied_fences=implied_fences).run()

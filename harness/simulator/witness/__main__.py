@@ -49,7 +49,9 @@ def main() -> None:
 def _report(case: Case, out: Path | None) -> bool:
     """Judge a case, print and write its line; whether the simulator agrees with the example."""
     verdict = judge(case)
-    print(f"{verdict.outcome:12} {verdict.seconds:6.1f} s  {case.name}  {verdict.reason}", flush=True)
+    fences = "" if verdict.fenced else "(without fences) "
+    line = f"{verdict.outcome:12} {verdict.seconds:6.1f} s  {case.name}  {fences}{verdict.reason}"
+    print(line, flush=True)
     if out:
         with out.open("ab") as file:
             file.write(msgspec.json.encode(row(case, verdict)) + b"\n")

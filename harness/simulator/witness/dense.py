@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -62,7 +63,7 @@ class Gemm(Case):
             (a.data, b.data, c),
             output,
             expected,
-            product_bound(a.values, b.values, expected, self.c),
+            product_bound(a.values, b.values, expected, self.c, self.acc),
         )
 
 
@@ -89,7 +90,7 @@ class BlackwellGemm(Gemm):
         gemm = getattr(example, self.kernel)(
             element_type(self.acc), self.two_cta, self.tile, self.cluster, self.tma_store
         )
-        limited = (ACTIVE_CLUSTERS,) if self.kernel == "PersistentDenseGemmKernel" else ()
+        limited = (ACTIVE_CLUSTERS,) if "max_active_clusters" in signature(gemm.__call__).parameters else ()
         return lambda a, b, c, stream: gemm(a, b, c, *limited, stream)
 
 

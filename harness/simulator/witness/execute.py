@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from harness.simulator.witness.case import Case, Prepared
 
 # Where a checkout of NVIDIA/cutlass keeps the examples; they import their helpers from here.
 EXAMPLES = Path("examples/python/CuTeDSL")
+# What the simulator says of accesses to tensor memory that no fence orders.
+UNFENCED = "and nothing orders the two"
+# An instruction's list of registers, of no use in a line of a table.
+_REGISTERS = re.compile(r"\{%\w+(, %\w+){4,}\}")
 
 
 class Outcome(StrEnum):
@@ -34,11 +39,16 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a case. `worst` is the greatest error in units of its bound."""
+    """What became of a case.
+
+    `worst` is the greatest error in units of its bound. `fenced`: it was executed under the rule that barriers
+    order accesses to tensor memory only with a `tcgen05.fence`, and not without that rule (`Ordering`).
+    """
 
     outcome: Outcome
     reason: str = ""
     worst: float | None = None
+    fenced: bool = True
     seconds: float = 0.0
 
 
@@ -52,13 +62,22 @@ def judge(case: Case) -> Verdict:
             _export(prepared.compiled, folder)
         except Exception as error:  # whatever the example, its arguments or the compiler object to
             return _failed(Outcome.NOT_COMPILED, error, began)
+        fenced = True
+        fresh = [argument.clone() for argument in prepared.arguments]
         try:
-            with np.errstate(all="ignore"):
+            try:
                 Program.of_folder(folder)(*prepared.arguments)
+            except SimulationError as error:
+                if UNFENCED not in str(error):
+                    raise
+                fenced = False
+                for argument, before in zip(prepared.arguments, fresh, strict=True):
+                    argument.copy_(before)
+                Program.of_folder(folder, implied_fences=True)(*prepared.arguments)
         except SimulationError as error:
-            return _failed(Outcome.SIMULATOR, error, began)
+            return replace(_failed(Outcome.SIMULATOR, error, began), fenced=fenced)
     outcome, reason, worst = compare(prepared)
-    return Verdict(outcome, reason, worst, time.perf_counter() - began)
+    return Verdict(outcome, reason, worst, fenced, time.perf_counter() - began)
 
 
 def compare(prepared: Prepared) -> tuple[Outcome, str, float]:
@@ -91,4 +110,5 @@ def _export(compiled: Any, folder: Path) -> None:
 
 def _failed(outcome: Outcome, error: Exception, began: float) -> Verdict:
     seconds = time.perf_counter() - began
-    return Verdict(outcome, one_line(f"{type(error).__name__}: {error}"), seconds=seconds)
+    reason = _REGISTERS.sub("{...}", f"{type(error).__name__}: {error}")
+    return Verdict(outcome, one_line(reason), seconds=seconds)

@@ -18,8 +18,7 @@ from torch import Tensor
 from kernels.nvfp4 import decode_e2m1, pack_e2m1, swizzle_scales
 
 TMA_ALIGNMENT = 16
-FP32_STEP = 2.0**-24
-BITS = {"e2m1": 4, "e4m3": 8, "e5m2": 8, "s8": 8, "f16": 16, "bf16": 16, "f32": 32, "tf32": 32, "s32": 32}
+BITS = {"e2m1": 4, "e4m3": 8, "e5m2": 8, "s8": 8, "f16": 16, "bf16": 16, "f32": 32, "s32": 32}
 TORCH = {
     "e4m3": torch.float8_e4m3fn,
     "e5m2": torch.float8_e5m2,
@@ -27,11 +26,10 @@ TORCH = {
     "f16": torch.float16,
     "bf16": torch.bfloat16,
     "f32": torch.float32,
-    "tf32": torch.float32,
     "s32": torch.int32,
 }
 # Half a unit in the last place: what rounding to the format costs, relative to the number.
-ROUNDING = {"e4m3": 2.0**-4, "e5m2": 2.0**-3, "f16": 2.0**-11, "bf16": 2.0**-9, "f32": 2.0**-24, "s32": 0.0}
+ROUNDING = {"e4m3": 2.0**-4, "e5m2": 2.0**-3, "f16": 2.0**-11, "bf16": 2.0**-8, "f32": 2.0**-24, "s32": 0.0}
 
 
 @dataclass(frozen=True)
@@ -87,13 +85,13 @@ def random_scales(format: str, shape: tuple[int, int, int], block: int, seed: in
     return data, factors.repeat_interleave(block, dim=2)[..., :columns]
 
 
-def product_bound(a: Tensor, b: Tensor, expected: Tensor, out: str) -> Tensor:
-    """How far a @ b^T may lie from `expected` (float64): fp32 accumulation in any order, one rounding to `out`.
+def product_bound(a: Tensor, b: Tensor, expected: Tensor, out: str, accumulator: str = "f32") -> Tensor:
+    """How far a @ b^T may lie from `expected` (float64): accumulation in any order, one rounding to `out`.
 
-    Higham, Accuracy and Stability of Numerical Algorithms, 3.1: |error| <= K u |a| |b|^T, u = 2^-24; a tensor
-    core may truncate where IEEE rounds, which doubles u.
+    Higham, Accuracy and Stability of Numerical Algorithms, 3.1: |error| <= K u |a| |b|^T; a tensor core may
+    truncate where IEEE rounds, which doubles u.
     """
-    accumulation = 2 * a.shape[-1] * FP32_STEP * (a.abs() @ b.abs().mT)
+    accumulation = 2 * a.shape[-1] * ROUNDING[accumulator] * (a.abs() @ b.abs().mT)
     return accumulation + ROUNDING[out] * (expected.abs() + accumulation)
 
 
@@ -110,7 +108,6 @@ def element_type(format: str) -> Any:
         "f16": "Float16",
         "bf16": "BFloat16",
         "f32": "Float32",
-        "tf32": "TFloat32",
         "s32": "Int32",
     }
     return getattr(cutlass, names[format])
