@@ -26,6 +26,7 @@ from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
 from harness.simulator.blame import deadlock, place, warp_name
 from harness.simulator.cohort import LANES, Cohort, Frame
 from harness.simulator.errors import Deadlock, EndlessError, NotSimulatedError, SimulationError
+from harness.simulator.gathering import Gathering
 from harness.simulator.global_memory import GlobalMemory
 from harness.simulator.grids import Grids
 from harness.simulator.loaded import LoadedKernel
@@ -129,6 +130,7 @@ class Machine:
         start = np.repeat(units.start_of(self.sm_of_row), warps_per_cta).astype(np.float64)
         registers: list[Any] = [UNWRITTEN] * len(kernel.code.registers)
         self._parked: list[Cohort] = []
+        self._gathering = Gathering()
         size = apart or count
         self._runnable = [
             Cohort(
@@ -220,7 +222,7 @@ class Machine:
         """Run every CTA to its end; the clock of each row's end [rows], in cycles."""
         # Many small products: threads would only wait for each other.
         with np.errstate(all="ignore"), _blas().limit(limits=1, user_api="blas"):
-            while self._runnable or self._parked or self._events:
+            while self._runnable or self._parked or self._events or self._gathering:
                 cohort = self._next()
                 if cohort is not None:
                     self._advance(cohort)
@@ -246,9 +248,9 @@ class Machine:
             self._happen()
             return None
         if best is None:
-            if not self._parked:
+            if not self._parked and not self._gathering:
                 return None
-            raise Deadlock(deadlock(self, self._parked))
+            raise Deadlock(deadlock(self, self._parked, self._gathering.describe(self)))
         index, ready, clock = best
         cohort = self._parked[index]
         live = self.kernel.live[self._wait_target(cohort)] if not cohort.stack else None
@@ -292,8 +294,13 @@ class Machine:
             if cohort.block == EXIT:
                 self._exit(cohort)
                 return
-            self.step += 1
             index = cohort.block
+            if kernel.warpgroup_blocks[index] and not (cohort.of_whole_warpgroups or cohort.stack):
+                gathered = self._gathering.arrive(cohort, kernel.live[index])
+                if gathered is None:
+                    return
+                cohort = gathered
+            self.step += 1
             if self.step > self.max_blocks:
                 raise EndlessError(self._endless(cohort))
             self.units.issue(cohort, kernel.costs[index])

@@ -16,6 +16,7 @@ from harness.simulator.errors import SimulationError
 LANES = 128
 COLUMNS = 512
 QUADRANT = 32  # lanes that one warp of a warpgroup reaches
+HALF_QUADRANT = QUADRANT // 2
 
 WordArray = NDArray[np.uint32]
 LaneArray = NDArray[np.intp]

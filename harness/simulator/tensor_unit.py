@@ -197,7 +197,10 @@ def tensor_unit(machine: Machine) -> TensorUnit:
     unit = machine.unit_state.get("tensor")
     if unit is None:
         ordering = machine.ordering
-        shadow = TensorShadow(ordering, machine.rows, machine.warps_per_cta) if ordering is not None else None
+        shadow = None
+        if ordering is not None:
+            halves = 2 if machine.kernel.halves_quarters else 1
+            shadow = TensorShadow(ordering, machine.rows, machine.warps_per_cta, halves)
         memory = TensorMemory.empty(machine.rows)
         unit = TensorUnit(machine, memory, Allocations(machine.sm_of_row), shadow)
         machine.unit_state["tensor"] = unit
