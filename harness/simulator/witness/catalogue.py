@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.simulator.witness.attention import AmpereAttention, BlackwellAttention, HopperAttention
 from harness.simulator.witness.blockscaled import BlockScaledGemm
 from harness.simulator.witness.case import Case
-from harness.simulator.witness.dense import BlackwellGemm, HopperGemm
+from harness.simulator.witness.dense import BlackwellGemm, HopperGemm, SimtGemm, TensorOpGemm, TutorialGemm
 
 BLACKWELL = "blackwell/kernel"
 HOPPER = "hopper/kernel"
+AMPERE = "ampere/kernel"
 DENSE = f"{BLACKWELL}/dense_gemm"
 SCALED = f"{BLACKWELL}/blockscaled_gemm/dense_blockscaled_gemm_persistent"
 
@@ -20,7 +22,7 @@ WHOLE = (512, 512, 256, 1)
 
 def cases() -> list[Case]:
     """All of them, the most telling first."""
-    return [*_dense(), *_scaled(), *_hopper()]
+    return [*_dense(), *_scaled(), *_hopper(), *_ampere(), *_attention()]
 
 
 def _dense() -> Iterator[Case]:
@@ -56,6 +58,8 @@ def _dense() -> Iterator[Case]:
             f"{DENSE}/{name}", TAILS, (256, 128), (2, 1), kernel="DenseGemmKernel", two_cta=True
         )
         yield BlackwellGemm(f"{DENSE}/{name}", WHOLE, kernel="DenseGemmKernel", tma_store=False)
+    for number in ("0", "1", "2", "3", "3_1", "4", "5"):
+        yield TutorialGemm(f"blackwell/tutorial/tutorial_gemm/fp16_gemm_{number}", (512, 512, 256, 1))
     for name in ("dense_gemm_persistent_prefetch", "dense_gemm_persistent_dynamic"):
         yield BlackwellGemm(f"{DENSE}/{name}", TAILS)
         yield BlackwellGemm(f"{DENSE}/{name}", TAILS, (256, 128), (2, 1), two_cta=True)
@@ -108,3 +112,26 @@ def _hopper() -> Iterator[Case]:
             yield HopperGemm(example, (336, 272, 208, 1), ab=ab, acc=acc, c=c, persistent=persistent)
         for majors in ("mkn", "knn", "kkm", "mnm"):
             yield HopperGemm(example, TAILS, majors=majors, persistent=persistent)
+
+
+def _ampere() -> Iterator[Case]:
+    gemm = f"{AMPERE}/dense_gemm/tensorop_gemm"
+    yield TensorOpGemm(gemm, TAILS)
+    yield TensorOpGemm(gemm, TAILS, majors="mnm")
+    yield TensorOpGemm(gemm, (336, 272, 208, 1), ab="bf16", c="bf16")
+    yield TensorOpGemm(gemm, (336, 272, 208, 1), ab="f16", acc="f16")
+    yield SimtGemm(f"{AMPERE}/dense_gemm/sgemm", (256, 256, 40, 1), ab="f32", c="f32")
+
+
+def _attention() -> Iterator[Case]:
+    for causal in (False, True):
+        yield AmpereAttention(f"{AMPERE}/attention/flash_attention_v2", (1, 192, 160, 2, 2, 64), causal=causal)
+        for persistent in (False, True):
+            yield HopperAttention(
+                f"{HOPPER}/attention/fmha", (2, 256, 256, 2, 1, 64), causal=causal, persistent=persistent
+            )
+            yield BlackwellAttention(
+                f"{BLACKWELL}/attention/fmha/fmha", (2, 512, 384, 2, 1, 64), causal=causal, persistent=persistent
+            )
+    yield HopperAttention(f"{HOPPER}/attention/fmha", (1, 200, 328, 4, 2, 128))
+    yield BlackwellAttention(f"{BLACKWELL}/attention/fmha/fmha", (1, 200, 328, 4, 2, 128))

@@ -108,3 +108,46 @@ class HopperGemm(Gemm):
             return lambda a, b, c, stream: simple(a, b, c, stream)
         gemm = example.HopperWgmmaGemmPersistentKernel(accumulator, self.tile, self.cluster, 1, True)
         return lambda a, b, c, stream: gemm(a, b, c, ACTIVE_CLUSTERS, stream)
+
+
+@dataclass(frozen=True)
+class TutorialGemm(Gemm):
+    """The GEMMs of Blackwell's tutorial: matrices without L, everything else fixed in the example's file."""
+
+    target: ClassVar[str] = "sm_100a"
+
+    def launch(self, example: ModuleType) -> Callable[[Any, Any, Any, Any], None]:
+        limited = (ACTIVE_CLUSTERS,) * (len(signature(example.host_function).parameters) - 3)
+
+        def run(a: Any, b: Any, c: Any, stream: Any) -> None:
+            example.host_function(*map(_first, (a, b, c)), *limited)
+
+        return run
+
+
+@dataclass(frozen=True)
+class TensorOpGemm(Gemm):
+    """The GEMM example for Ampere's tensor cores (`ldmatrix`, `mma.sync`), which Hopper executes as well."""
+
+    target: ClassVar[str] = "sm_90a"
+
+    def launch(self, example: ModuleType) -> Callable[[Any, Any, Any, Any], None]:
+        formats = element_type(self.ab), element_type(self.c), element_type(self.acc)
+        gemm = example.TensorOpGemm(*formats, (2, 2, 1), self.majors[2] == "m")
+        return lambda a, b, c, stream: gemm(a, b, c, stream)
+
+
+@dataclass(frozen=True)
+class SimtGemm(Gemm):
+    """The fp32 GEMM example without tensor cores (`cp.async`, `fma`)."""
+
+    target: ClassVar[str] = "sm_90a"
+
+    def launch(self, example: ModuleType) -> Callable[[Any, Any, Any, Any], None]:
+        gemm = example.SGemm()
+        return lambda a, b, c, stream: gemm(*map(_first, (a, b, c)), stream=stream)
+
+
+def _first(matrices: Any) -> Any:
+    """The first matrix of a batch."""
+    return matrices[(None, None, 0)]
