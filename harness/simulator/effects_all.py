@@ -9,6 +9,7 @@ from harness.simulator import (  # noqa: F401
     effects_cp_async,
     effects_matrix,
     effects_memory,
+    effects_mma,
     effects_tcgen05,
     effects_tcgen05_memory,
     effects_tma,

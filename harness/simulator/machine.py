@@ -61,7 +61,7 @@ class Machine:
         max_blocks: blocks that all cohorts together may run: an endless loop ends there, as an error.
         apart: as many warps, neighbours, at most in one cohort; None, everywhere but in tests: no limit.
         races: look for races in shared memory.
-        implied_fences: barriers order accesses to tensor memory without a tcgen05.fence (`Ordering`).
+        implied_order: barriers order accesses to tensor memory without a tcgen05.fence (`Ordering`).
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Machine:
         max_blocks: int = MAX_BLOCKS,
         apart: int | None = None,
         races: bool = False,
-        implied_fences: bool = False,
+        implied_order: bool = False,
     ) -> None:
         self.kernel, self.grids, self.units = kernel, grids, units
         launch = grids.one
@@ -108,7 +108,7 @@ class Machine:
         self.cluster_barriers = ClusterBarriers(len(clusters), count, warps_per_cta * self.cluster_size)
         # What is ordered before what matters for tensor memory only.
         self.ordering = (
-            Ordering(count, warps_per_cta * self.cluster_size, implied_fences)
+            Ordering(count, warps_per_cta * self.cluster_size, implied_order)
             if functional and kernel.uses_tensor_memory
             else None
         )

@@ -5,7 +5,8 @@ and resumes between blocks. The loop that inline assembly spins in,
 
     LAB_WAIT: mbarrier.try_wait P, [addr], parity;  @P bra DONE;  bra LAB_WAIT;  DONE:
 
-is one waiting instruction, `mbarrier.wait`: spinning has no effect of its own.
+is one waiting instruction, `mbarrier.wait`: spinning has no effect of its own. So is the same loop as compiled from
+a source language, which sets the time limit at each turn and tests the negated predicate.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import cached_property
 import networkx as nx  # type: ignore[import-untyped]
 
 from harness.simulator.errors import SimulationError
-from harness.simulator.ptx import Instruction, Kernel, Label, Not, Operand, Reg, Symbol
+from harness.simulator.ptx import Imm, Instruction, Kernel, Label, Not, Operand, Reg, Symbol
 
 EXIT = -1
 
@@ -135,39 +136,58 @@ def _with_waits(body: list[Instruction | Label]) -> list[Instruction | Label]:
     out: list[Instruction | Label] = []
     index = 0
     while index < len(body):
-        window = body[index : index + 5]
-        if wait := _spin(window):
-            out += [window[0], wait[0]]
-            index += wait[1]
+        if spin := _spin(body[index : index + 6]):
+            out += spin[0]
+            index += spin[1]
         else:
             out.append(body[index])
             index += 1
     return out
 
 
-def _spin(window: list[Instruction | Label]) -> tuple[Instruction, int] | None:
-    """The wait that the loop at the head of `window` amounts to, and how many items it replaces."""
-    if len(window) < 3 or not isinstance(window[0], Label):
+def _spin(window: list[Instruction | Label]) -> tuple[list[Instruction | Label], int] | None:
+    """What the loop at the head of `window` amounts to, its label and a wait, and how many items that replaces."""
+    head = window[0]
+    if len(window) < 3 or not isinstance(head, Label):
         return None
-    head, attempt, test = window[:3]
-    if not isinstance(attempt, Instruction) or not isinstance(test, Instruction) or test.parts[0] != "bra":
+    # The time limit, a constant.
+    kept = [item for item in window[:2] if item is head or _is_constant(item)]
+    found = _attempts(head, window[len(kept) :])
+    return None if found is None else ([*kept, found[0]], len(kept) + found[1])
+
+
+def _is_constant(item: Instruction | Label) -> bool:
+    return isinstance(item, Instruction) and item.parts[0] == "mov" and isinstance(item.operands[1], Imm)
+
+
+def _attempts(head: Label, loop: list[Instruction | Label]) -> tuple[Instruction, int] | None:
+    """The wait that `loop`, behind its label, amounts to, and how many of its items are the loop's."""
+    if len(loop) < 2:
+        return None
+    attempt, test = loop[:2]
+    if not isinstance(attempt, Instruction) or not isinstance(test, Instruction):
         return None
     if attempt.parts[0] != "mbarrier" or attempt.parts[1] not in ("try_wait", "test_wait"):
         return None
-    assert isinstance(head, Label)
     wait = replace(attempt, parts=("mbarrier", "wait", *attempt.parts[2:]), operands=attempt.operands[1:])
     done = attempt.operands[0]
     assert isinstance(done, Reg)
-    if test.guard == Not(done) and _target(test) == head.name:
-        return wait, 3
-    if not (test.guard == done and len(window) == 5):
+    if test.parts == ("not", "pred") and test.operands[1] == done and len(loop) > 2:
+        back = loop[2]
+        failed = isinstance(back, Instruction) and back.parts[0] == "bra" and back.guard == test.operands[0]
+        return (wait, 3) if failed and _target(back) == head.name else None
+    if test.parts[0] != "bra":
         return None
-    again, way_out = window[3:]
+    if test.guard == Not(done) and _target(test) == head.name:
+        return wait, 2
+    if not (test.guard == done and len(loop) > 3):
+        return None
+    again, way_out = loop[2:4]
     if not isinstance(again, Instruction) or again.parts[0] != "bra" or again.guard is not None:
         return None
     if _target(again) != head.name or not isinstance(way_out, Label) or way_out.name != _target(test):
         return None
-    return wait, 4
+    return wait, 3
 
 
 def _target(branch: Instruction) -> str:

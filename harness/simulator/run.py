@@ -33,12 +33,12 @@ class Program:
     races: bool = False  # also look for races in shared memory, at a price in time
     # At most so many columns of clusters, as if the chip held no more: a persistent kernel makes more rounds.
     columns: int | None = None
-    implied_fences: bool = False  # do without tcgen05.fence at barriers, as NVIDIA's kernels do (`Ordering`)
+    implied_order: bool = False  # do without tcgen05.fence at barriers, as NVIDIA's kernels do (`Ordering`)
 
     @classmethod
-    def of_folder(cls, folder: Path, races: bool = False, implied_fences: bool = False) -> Program:
+    def of_folder(cls, folder: Path, races: bool = False, implied_order: bool = False) -> Program:
         kernels = load((folder / "kernel.ptx").read_text())
-        return cls(Recorder.of_artifact(folder), kernels, races, implied_fences=implied_fences)
+        return cls(Recorder.of_artifact(folder), kernels, races, implied_order=implied_order)
 
     def __call__(self, *args: Any) -> None:
         """Launch on CPU tensors, as the artifact's launcher would on CUDA tensors."""
@@ -61,7 +61,7 @@ class Program:
                 kernel = self.kernels[recorded[members[0]][number].kernel]
                 launches = [recorded[call][number] for call in members]
                 grids = Grids(kernel, launches, [memories[call] for call in members])
-                execute(kernel, grids, self.races, self.implied_fences)
+                execute(kernel, grids, self.races, self.implied_order)
 
     def _narrowed(self, launch: Launch) -> Launch:
         if self.columns is None:
@@ -78,10 +78,10 @@ def memory_of(tensors: Iterable[Any]) -> GlobalMemory:
     return memory
 
 
-def execute(kernel: LoadedKernel, grids: Grids, races: bool = False, implied_fences: bool = False) -> None:
+def execute(kernel: LoadedKernel, grids: Grids, races: bool = False, implied_order: bool = False) -> None:
     """Run every CTA of the grids, functionally."""
     at_once = max(1, (RESIDENT_WITH_RACES if races else RESIDENT) // grids.one.cluster_size)
     for first in range(0, grids.clusters, at_once):
         chosen = np.arange(first, min(grids.clusters, first + at_once))
         units = Untimed(kernel.target)
-        Machine(kernel, grids, chosen, units, races=races, implied_fences=implied_fences).run()
+        Machine(kernel, grids, chosen, units, races=races, implied_order=implied_order).run()

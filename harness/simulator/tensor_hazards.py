@@ -31,6 +31,8 @@ PIPELINED = {
     "source": ("copy",),
     "copy": ("copy", "source"),
 }
+# The same where order is `implied`: fused attention writes scores over the probabilities that it has multiplied.
+IN_ORDER = PIPELINED | {"accumulator": ("accumulator", "source")}
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ class TensorShadow:
         first = ordering.unfinished["ld" if did == "reads" else "st"][warps][:, None]
         late &= ~own | ((first > 0) & (epoch >= first))
         if core is not None:
-            allowed = np.array([name[1] in PIPELINED[role] for name in self._names])
+            follows = (IN_ORDER if ordering.implied else PIPELINED)[role]
+            allowed = np.array([name[1] in follows for name in self._names])
             late &= ~((agent == core[:, None]) & allowed[track.what[cells.flat]])
         if late.any():
             group, place = np.argwhere(late)[0]

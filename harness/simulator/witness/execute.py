@@ -73,7 +73,7 @@ def judge(case: Case) -> Verdict:
                 fenced = False
                 for argument, before in zip(prepared.arguments, fresh, strict=True):
                     argument.copy_(before)
-                Program.of_folder(folder, implied_fences=True)(*prepared.arguments)
+                Program.of_folder(folder, implied_order=True)(*prepared.arguments)
         except SimulationError as error:
             return replace(_failed(Outcome.SIMULATOR, error, began), fenced=fenced)
     outcome, reason, worst = compare(prepared)
