@@ -7,6 +7,7 @@ from harness.simulator import (  # noqa: F401
     effects_barriers,
     effects_bulk,
     effects_cp_async,
+    effects_launch_control,
     effects_matrix,
     effects_memory,
     effects_mma,

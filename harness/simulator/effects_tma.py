@@ -52,6 +52,17 @@ def prefetch_tensor_map(instruction: Instruction) -> Run:
     return run
 
 
+@effect("cp", "async", "bulk", "prefetch", "tensor")
+def prefetch_tile(instruction: Instruction) -> Run:
+    """A tile on its way to the L2: of a tensor that exists, and nothing else can be said of it."""
+
+    def run(c: Cohort, m: Any, source: tuple[Any, tuple[Any, ...]], *hint: Any) -> None:
+        for one in np.unique(np.asarray(source[0])):
+            tensor_map_at(c.machine, int(one))
+
+    return run
+
+
 @effect("cp", "async", "bulk", "tensor")
 def tensor_copy(instruction: Instruction) -> Run:
     parts = instruction.parts

@@ -37,11 +37,11 @@ def main() -> None:
         command = [sys.executable, "-m", "harness.simulator.witness", *sys.argv[1:]]
         codes = [subprocess.run([*command, "--target", target]).returncode for target in sorted(targets)]
         sys.exit(max(codes, default=0))
+    prepare_process(arguments.target)
     try:
         examples_importable(arguments.checkout)
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
-    prepare_process(arguments.target)
     chosen = [case for case in chosen if case.target == arguments.target]
     sys.exit(not all([_report(case, arguments.out) for case in chosen]))
 

@@ -21,6 +21,7 @@ from harness.oneline import one_line
 from harness.simulator.errors import SimulationError
 from harness.simulator.run import Program
 from harness.simulator.witness.case import Case, Prepared
+from harness.simulator.witness.dense import ACTIVE_CLUSTERS
 
 # Where a checkout of NVIDIA/cutlass keeps the examples; they import their helpers from here.
 EXAMPLES = Path("examples/python/CuTeDSL")
@@ -80,6 +81,16 @@ def judge(case: Case) -> Verdict:
     return Verdict(outcome, reason, worst, fenced, time.perf_counter() - began)
 
 
+class _Gpu:
+    """What the examples ask of the GPU, which is not there: few enough clusters that each takes several tiles."""
+
+    def get_max_active_clusters(self, cluster_size: int) -> int:
+        return ACTIVE_CLUSTERS
+
+    def get_device_multiprocessor_count(self) -> int:
+        return ACTIVE_CLUSTERS
+
+
 def compare(prepared: Prepared) -> tuple[Outcome, str, float]:
     """(outcome, reason, greatest error in units of the bound)."""
     error = (prepared.result() - prepared.expected).abs()
@@ -94,11 +105,17 @@ def compare(prepared: Prepared) -> tuple[Outcome, str, float]:
 
 
 def examples_importable(checkout: Path) -> None:
-    """Let this process import the examples of a checkout of NVIDIA/cutlass; raises `FileNotFoundError`."""
+    """Let this process import the examples of a checkout of NVIDIA/cutlass; raises `FileNotFoundError`.
+
+    The process compiles for its target already. Examples that ask for the GPU's size get a stand-in's.
+    """
     folder = checkout / EXAMPLES
     if not (folder / "cute").is_dir():
         raise FileNotFoundError(f"{folder}/cute: no examples there; name a checkout of NVIDIA/cutlass")
     sys.path.insert(0, str(folder))
+    from cutlass.utils import hardware_info
+
+    hardware_info.HardwareInfo = _Gpu
 
 
 def _export(compiled: Any, folder: Path) -> None:
