@@ -6,7 +6,7 @@ and resumes between blocks. The loop that inline assembly spins in,
     LAB_WAIT: mbarrier.try_wait P, [addr], parity;  @P bra DONE;  bra LAB_WAIT;  DONE:
 
 is one waiting instruction, `mbarrier.wait`: spinning has no effect of its own. So is the same loop as compiled from
-a source language, which sets the time limit at each turn and tests the negated predicate.
+a source language, which sets the operands anew at each turn and tests the negated predicate.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from functools import cached_property
 import networkx as nx  # type: ignore[import-untyped]
 
 from harness.simulator.errors import SimulationError
-from harness.simulator.ptx import Imm, Instruction, Kernel, Label, Not, Operand, Reg, Symbol
+from harness.simulator.ptx import Instruction, Kernel, Label, Not, Operand, Reg, Symbol
 
 EXIT = -1
+# The longest loop taken for a wait: its label, eight instructions that set operands, the attempt, its test, a branch.
+SPIN_ITEMS = 12
+_SETTING = ("mov", "add", "shl", "setp", "selp")
 
 # What may have to wait for other warps or units, by the parts that the opcode begins with.
 WAITING: tuple[tuple[str, ...], ...] = (
@@ -136,7 +139,7 @@ def _with_waits(body: list[Instruction | Label]) -> list[Instruction | Label]:
     out: list[Instruction | Label] = []
     index = 0
     while index < len(body):
-        if spin := _spin(body[index : index + 6]):
+        if spin := _spin(body[index : index + SPIN_ITEMS]):
             out += spin[0]
             index += spin[1]
         else:
@@ -150,14 +153,25 @@ def _spin(window: list[Instruction | Label]) -> tuple[list[Instruction | Label],
     head = window[0]
     if len(window) < 3 or not isinstance(head, Label):
         return None
-    # The time limit, a constant.
-    kept = [item for item in window[:2] if item is head or _is_constant(item)]
-    found = _attempts(head, window[len(kept) :])
-    return None if found is None else ([*kept, found[0]], len(kept) + found[1])
+    first = _operands_set(window[1:])
+    found = _attempts(head, window[1 + len(first) :])
+    return None if found is None else ([head, *first, found[0]], 1 + len(first) + found[1])
 
 
-def _is_constant(item: Instruction | Label) -> bool:
-    return isinstance(item, Instruction) and item.parts[0] == "mov" and isinstance(item.operands[1], Imm)
+def _operands_set(loop: list[Instruction | Label]) -> list[Instruction]:
+    """The instructions at the head of a loop that set its operands, to the same at each turn."""
+    first: list[Instruction] = []
+    for item in loop:
+        if not isinstance(item, Instruction) or item.parts[0] not in _SETTING or item.guard is not None:
+            break
+        first.append(item)
+    later = {item.operands[0] for item in first}
+    for item in first:
+        # A register that one turn of the loop leaves to the next.
+        if later.intersection(item.operands[1:]):
+            return []
+        later.discard(item.operands[0])
+    return first
 
 
 def _attempts(head: Label, loop: list[Instruction | Label]) -> tuple[Instruction, int] | None:
