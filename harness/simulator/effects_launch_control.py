@@ -1,9 +1,9 @@
 """`clusterlaunchcontrol`: a running cluster asks for the work of one that has not been launched yet.
 
 PTX ISA, "Parallel synchronization and communication instructions: clusterlaunchcontrol.try_cancel,
-clusterlaunchcontrol.query_cancel". A machine launches all of its clusters at once, so there is none left to cancel
-and every request fails: the answer that ends a kernel's loop over tiles. It comes, as on a GPU, asynchronously,
-16 opaque bytes and their count on an mbarrier.
+clusterlaunchcontrol.query_cancel". A machine launches all of its clusters at once, so there is none left to
+cancel and every request fails: the answer that ends a kernel's loop over tiles. It comes, as on a GPU,
+asynchronously, 16 opaque bytes and their count on an mbarrier.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FAILED = 0  # the response's first byte; a success is not known here
     flags="async shared::cta mbarrier::complete_tx::bytes multicast::cluster::all b128",
 )
 def try_cancel(instruction: Instruction) -> Run:
-    """`[response], [mbarrier]`; with .multicast::cluster::all, at the same places of every CTA of the cluster."""
+    """`[response], [mbarrier]`; .multicast::cluster::all: at these places of every CTA of the cluster."""
     everywhere = "multicast::cluster::all" in instruction.parts
 
     def run(c: Cohort, m: Any, response: Any, barrier: Any) -> None:

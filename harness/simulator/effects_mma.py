@@ -1,9 +1,9 @@
 """`mma.sync`: products of small matrices held in a warp's registers.
 
-PTX ISA, "Multiply-and-Accumulate Instruction: mma" and "Matrix Fragments for mma.m16n8k*". In bytes the fragments
-of all types are the same. With q = lane / 4 and l = lane % 4, register 2 c + h of A holds bytes 16 c + 4 l to
-16 c + 4 l + 3 of row q + 8 h, register c of B the same bytes of column q; of C and D, value 2 h + p is row q + 8 h,
-column 2 l + p, an f16 register holding the two values of a pair p.
+PTX ISA, "Multiply-and-Accumulate Instruction: mma" and "Matrix Fragments for mma.m16n8k*". In bytes the
+fragments of all types are the same. With q = lane / 4 and l = lane % 4, register 2 c + h of A holds bytes 16
+c + 4 l to 16 c + 4 l + 3 of row q + 8 h, register c of B the same bytes of column q; of C and D, value 2 h +
+p is row q + 8 h, column 2 l + p, an f16 register holding the two values of a pair p.
 
 Products are summed in float32; in which order, and with how many bits, tensor cores sum is not modelled.
 """

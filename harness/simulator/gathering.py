@@ -1,8 +1,8 @@
 """Where warps wait for the rest of their warpgroup.
 
-`wgmma` instructions are `.aligned` for a warpgroup: its four warps execute them together (PTX ISA, "Asynchronous
-warpgroup level matrix instructions"). Warps that come to a block of such instructions one by one, because one of
-them issued a copy or polled a barrier alone, stand here until all four do.
+`wgmma` instructions are `.aligned` for a warpgroup: its four warps execute them together (PTX ISA,
+"Asynchronous warpgroup level matrix instructions"). Warps that come to a block of such instructions one by
+one, because one of them issued a copy or polled a barrier alone, stand here until all four do.
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ through barriers. PTX ISA, "Memory Consistency Model for 5th generation of Tenso
 - what a warp learns at a barrier counts for its own accesses behind a `tcgen05.fence::after_thread_sync`.
 
 These fences are asked for unless `implied`. NVIDIA's own kernels leave them out: of barriers that release and
-acquire, as they do unless spelled .relaxed, and of loads whose registers are used before the arrival ("Register
-dependency, same thread"; NVIDIA/cutlass issues 2974 and 2525). With `implied` every barrier orders as if both
-fences stood at it, and a load is over at the warp's next arrival; stores still want their `tcgen05.wait::st`.
+acquire, as they do unless spelled .relaxed, and of loads whose registers are used before the arrival
+("Register dependency, same thread"; NVIDIA/cutlass issues 2974 and 2525). With `implied` every barrier orders
+as if both fences stood at it, and a load is over at the warp's next arrival; stores still want their
+`tcgen05.wait::st`.
 
 Stricter than the ISA in one point: a copy or product may follow one of another thread's only behind a commit,
 though "pipelined instructions, different thread" would let fences do.

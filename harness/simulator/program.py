@@ -5,8 +5,8 @@ and resumes between blocks. The loop that inline assembly spins in,
 
     LAB_WAIT: mbarrier.try_wait P, [addr], parity;  @P bra DONE;  bra LAB_WAIT;  DONE:
 
-is one waiting instruction, `mbarrier.wait`: spinning has no effect of its own. So is the same loop as compiled from
-a source language, which sets the operands anew at each turn and tests the negated predicate.
+is one waiting instruction, `mbarrier.wait`: spinning has no effect of its own. So is the same loop as
+compiled from a source language, which sets the operands anew at each turn and tests the negated predicate.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Instruction, Kernel, Label, Not, Operand, Reg, Symbol
 
 EXIT = -1
-# The longest loop taken for a wait: its label, eight instructions that set operands, the attempt, its test, a branch.
+# The longest loop taken for a wait: label, eight instructions that set operands, attempt, test, branch.
 SPIN_ITEMS = 12
 _SETTING = ("mov", "add", "shl", "setp", "selp")
 
@@ -149,7 +149,7 @@ def _with_waits(body: list[Instruction | Label]) -> list[Instruction | Label]:
 
 
 def _spin(window: list[Instruction | Label]) -> tuple[list[Instruction | Label], int] | None:
-    """What the loop at the head of `window` amounts to, its label and a wait, and how many items that replaces."""
+    """What the loop at the head of `window` amounts to, ending in a wait, and how many items it has."""
     head = window[0]
     if len(window) < 3 or not isinstance(head, Label):
         return None
@@ -188,8 +188,9 @@ def _attempts(head: Label, loop: list[Instruction | Label]) -> tuple[Instruction
     assert isinstance(done, Reg)
     if test.parts == ("not", "pred") and test.operands[1] == done and len(loop) > 2:
         back = loop[2]
-        failed = isinstance(back, Instruction) and back.parts[0] == "bra" and back.guard == test.operands[0]
-        return (wait, 3) if failed and _target(back) == head.name else None
+        if not isinstance(back, Instruction) or back.parts[0] != "bra" or back.guard != test.operands[0]:
+            return None
+        return (wait, 3) if _target(back) == head.name else None
     if test.parts[0] != "bra":
         return None
     if test.guard == Not(done) and _target(test) == head.name:

@@ -31,7 +31,7 @@ PIPELINED = {
     "source": ("copy",),
     "copy": ("copy", "source"),
 }
-# The same where order is `implied`: fused attention writes scores over the probabilities that it has multiplied.
+# The same where order is `implied`: fused attention writes scores over probabilities just multiplied.
 IN_ORDER = PIPELINED | {"accumulator": ("accumulator", "source")}
 
 
@@ -62,7 +62,7 @@ class _Track:
 
 
 class TensorShadow:
-    """Of `rows` CTAs, with `warps_per_cta` warps each; `halves`: 2 where half quarters are told apart, else 1."""
+    """Of `rows` CTAs, with `warps_per_cta` warps each; `halves` of a quarter told apart: 2, or 1 for none."""
 
     def __init__(self, ordering: Ordering, rows: int, warps_per_cta: int, halves: int = 1) -> None:
         self.ordering = ordering
@@ -78,7 +78,13 @@ class TensorShadow:
         self._recent: dict[tuple[str, int, bytes, bytes], int] = {}
 
     def quarter(
-        self, warps: Array, rows: Array, quarters: Array, first: Array, columns: int, half: Array | None = None
+        self,
+        warps: Array,
+        rows: Array,
+        quarters: Array,
+        first: Array,
+        columns: int,
+        half: Array | None = None,
     ) -> Cells:
         """`columns` columns from `first` [G] of one quarter of lanes [G] of the CTAs `rows` [G].
 

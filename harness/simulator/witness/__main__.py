@@ -1,7 +1,7 @@
 """`python -m harness.simulator.witness CHECKOUT [--only TEXT ...] [--out table.jsonl]`.
 
-The DSL compiles for one target in a process, so each target's cases run in a process of their own, one after the
-other.
+The DSL compiles for one target in a process, so each target's cases run in a process of their own, one after
+the other.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ def main() -> None:
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
     chosen = [case for case in chosen if case.target == arguments.target]
-    sys.exit(not all([_report(case, arguments.out) for case in chosen]))
+    agreed = [_report(case, arguments.out) for case in chosen]
+    sys.exit(not all(agreed))
 
 
 def _report(case: Case, out: Path | None) -> bool:
     """Judge a case, print and write its line; whether the simulator agrees with the example."""
     verdict = judge(case)
-    fences = "" if verdict.fenced else "(without fences) "
-    line = f"{verdict.outcome:12} {verdict.seconds:6.1f} s  {case.name}  {fences}{verdict.reason}"
+    order = "" if verdict.strict else "(order implied) "
+    line = f"{verdict.outcome:12} {verdict.seconds:6.1f} s  {case.name}  {order}{verdict.reason}"
     print(line, flush=True)
     if out:
         with out.open("ab") as file:

@@ -18,8 +18,8 @@ from harness.simulator.witness.matrices import (
     BITS,
     ROUNDING,
     TMA_ALIGNMENT,
-    elements,
     element_type,
+    elements,
     empty_matrix,
     random_matrix,
 )
@@ -32,7 +32,7 @@ SOFTMAX_ERROR = 2.0**-18
 
 @dataclass(frozen=True)
 class Attention(Case):
-    """Batches, queries, keys, query heads, key heads and the head's size; elements in one format throughout."""
+    """Batches, queries, keys, query heads, key heads and the head's size; elements in one format."""
 
     problem: tuple[int, int, int, int, int, int] = (1, 256, 256, 2, 1, 64)
     element: str = "f16"
@@ -43,7 +43,7 @@ class Attention(Case):
     def launch(self, example: ModuleType) -> Launch:
         """What the host function does with Q, K, V, O, the sums' logarithms and the stream.
 
-        The first four are [batch, sequence, heads, size]; the fifth is a pointer to fp32 [batch, sequence, heads].
+        The first four are [batch, sequence, heads, size], the fifth points to fp32 [batch, sequence, heads].
         """
 
     @property
@@ -63,11 +63,11 @@ class Attention(Case):
 
         def host(q_data: Any, k_data: Any, v_data: Any, o_data: Any, sums_data: Any, stream: Any) -> None:
             counts = (heads, key_heads, key_heads, heads)
-            views = [
+            q_view, k_view, v_view, o_view = (
                 self._heads(data, count)
                 for data, count in zip((q_data, k_data, v_data, o_data), counts, strict=True)
-            ]
-            run(*views, elements(sums_data, "f32").iterator, stream)
+            )
+            run(q_view, k_view, v_view, o_view, elements(sums_data, "f32").iterator, stream)
 
         arguments = (q.data, k.data, v.data, o, sums)
         return Prepared(compile_host(host, len(arguments)), arguments, output, expected, bound)
@@ -84,7 +84,7 @@ class Attention(Case):
         return cute.make_tensor(pointer, cute.make_layout(shape, stride=(*stride, heads * size, size, 1)))
 
     def _reference(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """O [batch, queries, heads * size] and its bound: probabilities and O are rounded to the format once."""
+        """O [batch, queries, heads * size] and its bound: probabilities and O are rounded once."""
         batches, queries, keys, heads, key_heads, size = self.problem
         share = heads // key_heads
         by_head = q.view(batches, queries, heads, size).transpose(1, 2)
@@ -136,7 +136,9 @@ class HopperAttention(Attention):
 
         def run(q: Any, k: Any, v: Any, o: Any, sums: Any, stream: Any) -> None:
             q, k, v, o = (
-                cute.make_tensor(x.iterator, cute.select(_with_group(x, key_heads).layout, mode=[1, 4, 3, 2, 0]))
+                cute.make_tensor(
+                    x.iterator, cute.select(_with_group(x, key_heads).layout, mode=[1, 4, 3, 2, 0])
+                )
                 for x in (q, k, v, o)
             )
             by_token = (queries, 1, heads // key_heads, key_heads, q.shape[4])
@@ -149,7 +151,7 @@ class HopperAttention(Attention):
 
 @dataclass(frozen=True)
 class BlackwellAttention(Attention):
-    """`tcgen05` with the probabilities in tensor memory; softmax and correction in warpgroups of their own."""
+    """`tcgen05`, the probabilities in tensor memory; softmax and correction have their own warpgroups."""
 
     target: ClassVar[str] = "sm_100a"
     tile: tuple[int, int] = (128, 128)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar
@@ -21,10 +22,7 @@ from harness.simulator.witness.matrices import (
 
 @dataclass(frozen=True)
 class BlockScaledGemm(Case):
-    """Formats of A and B, of the scales, elements to a scale, and C's format.
-
-    `kernel` is the class in the example's file, with the persistent example's constructor and operands.
-    """
+    """The persistent example: formats of A and B, of the scales, elements to a scale, and C's format."""
 
     target: ClassVar[str] = "sm_100a"
     problem: tuple[int, int, int, int] = (256, 256, 512, 1)
@@ -36,7 +34,15 @@ class BlockScaledGemm(Case):
     block: int = 16
     c: str = "f32"
     majors: str = "kkn"
-    kernel: str = "Sm100BlockScaledPersistentDenseGemmKernel"
+
+    def launch(self, example: ModuleType, layouts: tuple[Any, Any, Any]) -> Callable[..., None]:
+        """What the host function does with pointers to A, B, SFA, SFB and C, (M, N, K, L) and the stream."""
+        gemm = example.Sm100BlockScaledPersistentDenseGemmKernel(self.block, self.tile, self.cluster)
+
+        def run(a: Any, b: Any, scales_a: Any, scales_b: Any, c: Any, problem: Any, stream: Any) -> None:
+            gemm(a, b, scales_a, scales_b, c, layouts, problem, ACTIVE_CLUSTERS, stream)
+
+        return run
 
     def prepare(self, example: ModuleType) -> Prepared:
         m, n, k, batches = self.problem
@@ -64,12 +70,12 @@ class BlockScaledGemm(Case):
         from cutlass.cute.runtime import make_fake_stream
         from cutlass.tensor_utils import LayoutEnum
 
-        gemm = getattr(example, self.kernel)(self.block, self.tile, self.cluster)
         layouts = (
             OperandMajorMode.K if k_major_a else OperandMajorMode.MN,
             OperandMajorMode.K if k_major_b else OperandMajorMode.MN,
             LayoutEnum.ROW_MAJOR if n_major_c else LayoutEnum.COL_MAJOR,
         )
+        run = self.launch(example, layouts)
 
         def pointer(data: Any, format: str) -> Any:
             return cute.recast_ptr(data.iterator, dtype=element_type(format))
@@ -79,18 +85,28 @@ class BlockScaledGemm(Case):
             inner = a.shape[2] * 8 // BITS[self.a]
             m, k = (a.shape[1], inner) if k_major_a else (inner, a.shape[1])
             n = c.shape[2] * 8 // BITS[self.c] if n_major_c else c.shape[1]
-            gemm(
+            run(
                 pointer(a, self.a),
                 pointer(b, self.b),
                 pointer(scales_a, self.scale),
                 pointer(scales_b, self.scale),
                 pointer(c, self.c),
-                layouts,
                 (m, n, k, a.shape[0]),
-                ACTIVE_CLUSTERS,
                 stream,
             )
 
         fakes = [fake_bytes(dimensions) for dimensions in (3, 3, 1, 1, 3)]
         stream = make_fake_stream(use_tvm_ffi_env_stream=True)
         return cute.compile(host, *fakes, stream, options="--enable-tvm-ffi")
+
+
+@dataclass(frozen=True)
+class TutorialBlockScaledGemm(BlockScaledGemm):
+    """The NVFP4 GEMMs of Blackwell's tutorial: all but the problem is fixed in the example's file."""
+
+    def call(self) -> dict[str, Any]:
+        return {"problem": self.problem}
+
+    def launch(self, example: ModuleType, layouts: tuple[Any, Any, Any]) -> Callable[..., None]:
+        gemm = example.Sm100BlockScaledDenseGemmKernel()
+        return lambda *operands: gemm(*operands)

@@ -1,11 +1,11 @@
-"""The cases: which examples are called, and how. Problems are a few tiles each way, with tails where they may."""
+"""The cases: which examples are called, and how. Problems are a few tiles each way, most with tails."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from harness.simulator.witness.attention import AmpereAttention, BlackwellAttention, HopperAttention
-from harness.simulator.witness.blockscaled import BlockScaledGemm
+from harness.simulator.witness.blockscaled import BlockScaledGemm, TutorialBlockScaledGemm
 from harness.simulator.witness.case import Case
 from harness.simulator.witness.dense import BlackwellGemm, HopperGemm, SimtGemm, TensorOpGemm, TutorialGemm
 
@@ -90,6 +90,10 @@ def _scaled() -> Iterator[Case]:
     ):
         for tile, cluster in (((128, 128), (1, 1)), ((256, 128), (2, 1))):
             yield BlockScaledGemm(SCALED, (320, 288, 512, 1), tile, cluster, a, b, scale, block, c)
+    for number in (0, 1):
+        yield TutorialBlockScaledGemm(
+            f"blackwell/tutorial/tutorial_gemm/nvfp4_gemm_{number}", (512, 512, 512, 1), c="f16"
+        )
     yield BlockScaledGemm(
         SCALED, (256, 256, 256, 1), a="e4m3", b="e4m3", scale="ue8m0", block=32, majors="mnm"
     )
@@ -125,13 +129,18 @@ def _ampere() -> Iterator[Case]:
 
 def _attention() -> Iterator[Case]:
     for causal in (False, True):
-        yield AmpereAttention(f"{AMPERE}/attention/flash_attention_v2", (1, 192, 160, 2, 2, 64), causal=causal)
+        yield AmpereAttention(
+            f"{AMPERE}/attention/flash_attention_v2", (1, 192, 160, 2, 2, 64), causal=causal
+        )
         for persistent in (False, True):
             yield HopperAttention(
                 f"{HOPPER}/attention/fmha", (2, 256, 256, 2, 1, 64), causal=causal, persistent=persistent
             )
             yield BlackwellAttention(
-                f"{BLACKWELL}/attention/fmha/fmha", (2, 512, 384, 2, 1, 64), causal=causal, persistent=persistent
+                f"{BLACKWELL}/attention/fmha/fmha",
+                (2, 512, 384, 2, 1, 64),
+                causal=causal,
+                persistent=persistent,
             )
     yield HopperAttention(f"{HOPPER}/attention/fmha", (1, 200, 328, 4, 2, 128))
     yield BlackwellAttention(f"{BLACKWELL}/attention/fmha/fmha", (1, 200, 328, 4, 2, 128))

@@ -116,6 +116,9 @@ class TutorialGemm(Gemm):
 
     target: ClassVar[str] = "sm_100a"
 
+    def call(self) -> dict[str, Any]:
+        return {"problem": self.problem}
+
     def launch(self, example: ModuleType) -> Callable[[Any, Any, Any, Any], None]:
         limited = (ACTIVE_CLUSTERS,) * (len(signature(example.host_function).parameters) - 3)
 

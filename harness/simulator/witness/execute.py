@@ -42,14 +42,15 @@ class Outcome(StrEnum):
 class Verdict:
     """What became of a case.
 
-    `worst` is the greatest error in units of its bound. `fenced`: it was executed under the rule that barriers
-    order accesses to tensor memory only with a `tcgen05.fence`, and not without that rule (`Ordering`).
+    `worst` is the greatest error in units of its bound. `strict`: it was executed under the rule that
+    barriers order accesses to tensor memory only with a `tcgen05.fence`, else with that order implied
+    (`Ordering`).
     """
 
     outcome: Outcome
     reason: str = ""
     worst: float | None = None
-    fenced: bool = True
+    strict: bool = True
     seconds: float = 0.0
 
 
@@ -63,7 +64,7 @@ def judge(case: Case) -> Verdict:
             _export(prepared.compiled, folder)
         except Exception as error:  # whatever the example, its arguments or the compiler object to
             return _failed(Outcome.NOT_COMPILED, error, began)
-        fenced = True
+        strict = True
         fresh = [argument.clone() for argument in prepared.arguments]
         try:
             try:
@@ -71,18 +72,18 @@ def judge(case: Case) -> Verdict:
             except SimulationError as error:
                 if UNFENCED not in str(error):
                     raise
-                fenced = False
+                strict = False
                 for argument, before in zip(prepared.arguments, fresh, strict=True):
                     argument.copy_(before)
                 Program.of_folder(folder, implied_order=True)(*prepared.arguments)
         except SimulationError as error:
-            return replace(_failed(Outcome.SIMULATOR, error, began), fenced=fenced)
+            return replace(_failed(Outcome.SIMULATOR, error, began), strict=strict)
     outcome, reason, worst = compare(prepared)
-    return Verdict(outcome, reason, worst, fenced, time.perf_counter() - began)
+    return Verdict(outcome, reason, worst, strict, time.perf_counter() - began)
 
 
 class _Gpu:
-    """What the examples ask of the GPU, which is not there: few enough clusters that each takes several tiles."""
+    """What the examples ask of the GPU that is not there: so few clusters that each takes several tiles."""
 
     def get_max_active_clusters(self, cluster_size: int) -> int:
         return ACTIVE_CLUSTERS

@@ -1,7 +1,8 @@
-"""Operands of the examples: as bytes for the launch, as numbers for the reference, as tensors inside a kernel.
+"""Operands of the examples: bytes for the launch, numbers for the reference, tensors inside a kernel.
 
-Every tensor is handed over as bytes [L, outer, inner bytes], in the order in which it lies in memory, so that one
-launch signature serves formats that DLPack does not know. `inner` is K for a K-major operand, else its rows.
+Every tensor is handed over as bytes [L, outer, inner bytes], in the order in which it lies in memory, so that
+one launch signature serves formats that DLPack does not know. `inner` is K for a K-major operand, else its
+rows.
 
 Elements are small multiples of an eighth (of what 4 bits can say): a dropped, doubled or misplaced product
 changes the sum by more than the bound allows.
@@ -40,9 +41,7 @@ class Matrix:
     values: Tensor
 
 
-def random_matrix(
-    format: str, shape: tuple[int, int, int], seed: int, row_major: bool = True
-) -> Matrix:
+def random_matrix(format: str, shape: tuple[int, int, int], seed: int, row_major: bool = True) -> Matrix:
     """Seeded elements of an [L, rows, columns] operand; columns lie side by side when `row_major`."""
     batches, rows, columns = shape
     order = (batches, rows, columns) if row_major else (batches, columns, rows)
@@ -58,7 +57,7 @@ def random_matrix(
 
 
 def empty_matrix(format: str, shape: tuple[int, int, int], row_major: bool = True) -> tuple[Tensor, Tensor]:
-    """Bytes of an output [L, rows, columns] full of ones (a NaN in float formats), and a view of its elements."""
+    """Bytes of an output [L, rows, columns], all ones (NaN in float formats), and a view of its elements."""
     batches, rows, columns = shape
     order = (batches, rows, columns) if row_major else (batches, columns, rows)
     data = torch.full((*order[:2], order[2] * BITS[format] // 8), 0xFF, dtype=torch.uint8)
@@ -69,7 +68,7 @@ def empty_matrix(format: str, shape: tuple[int, int, int], row_major: bool = Tru
 def random_scales(format: str, shape: tuple[int, int, int], block: int, seed: int) -> tuple[Tensor, Tensor]:
     """Scale factors of an [L, rows, columns] operand: bytes as the tensor cores want them, and the factors.
 
-    Bytes lie in atoms of 128 rows x 4 scales, one batch after the other; factors are float64 [L, rows, columns].
+    Bytes lie in atoms of 128 rows x 4 scales, batch after batch; factors are float64 [L, rows, columns].
     """
     batches, rows, columns = shape
     random = torch.Generator().manual_seed(seed)
