@@ -57,8 +57,9 @@ def prefetch_tile(instruction: Instruction) -> Run:
     """A tile on its way to the L2: of a tensor that exists, and nothing else can be said of it."""
 
     def run(c: Cohort, m: Any, source: tuple[Any, tuple[Any, ...]], *hint: Any) -> None:
-        for one in np.unique(np.asarray(source[0])):
-            tensor_map_at(c.machine, int(one))
+        warps, (maps,) = issued(c, m, source[0])
+        if len(warps):
+            tensors_used(c, warps, maps)
 
     return run
 

@@ -54,11 +54,6 @@ class LoadedKernel:
         return [block.label for block in self.program.blocks]
 
     @cached_property
-    def warpgroup_blocks(self) -> list[bool]:
-        """Of each block, whether it has instructions that a warpgroup executes as a whole."""
-        return [any(one.parts[0] == "wgmma" for one in block.instructions) for block in self.program.blocks]
-
-    @cached_property
     def uses_tensor_memory(self) -> bool:
         return any(isinstance(item, Instruction) and item.parts[0] == "tcgen05" for item in self.kernel.body)
 

@@ -295,7 +295,7 @@ class Machine:
                 self._exit(cohort)
                 return
             index = cohort.block
-            if kernel.warpgroup_blocks[index] and not (cohort.of_whole_warpgroups or cohort.stack):
+            if kernel.program.gathers[index] and not (cohort.of_whole_warpgroups or cohort.stack):
                 gathered = self._gathering.arrive(cohort, kernel.live[index])
                 if gathered is None:
                     return

@@ -107,6 +107,11 @@ class Program:
         return self._post_dominators.get(block, EXIT)
 
     @cached_property
+    def gathers(self) -> list[bool]:
+        """Of each block, whether it has instructions that the warps of a warpgroup execute together."""
+        return [any(one.parts[0] == "wgmma" for one in block.instructions) for block in self.blocks]
+
+    @cached_property
     def maskable(self) -> dict[int, bool]:
         """For each branching block, whether both sides may run one after the other with lanes masked.
 
@@ -115,7 +120,8 @@ class Program:
         """
         return {
             block.index: not any(
-                isinstance(self.blocks[inner].end, Wait) for inner in self.region(block.index)
+                isinstance(self.blocks[inner].end, Wait) or self.gathers[inner]
+                for inner in self.region(block.index)
             )
             for block in self.blocks
             if isinstance(block.end, Branch)
