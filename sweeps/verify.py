@@ -167,7 +167,7 @@ def _on_gpu(found: Sequence[Verified]) -> list[str]:
     alike = sum(one.ids_differ == 0 for one in its)
     return [
         f"On {devices}: {sum(one.launches for one in its)} launches of {len(its)} configs compared, "
-        f"all ids equal in {alike} configs, {sum(one.ids_differ for one in its)} ids differ, weights by at most "
-        f"{max(one.weight_error for one in its):.1e}.",
+        f"all ids equal in {alike} configs, {sum(one.ids_differ for one in its)} ids differ, "
+        f"weights by at most {max(one.weight_error for one in its):.1e}.",
         "",
     ]
