@@ -15,7 +15,7 @@ import ctypes
 import re
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from harness.oneline import one_line
 from harness.simulator.cuda_tensor import as_cuda
 from harness.simulator.errors import SimulationError
 from harness.simulator.launch import Dim3, Launch, check_limits
-from harness.simulator.parameters import parameter_sizes
+from harness.simulator.ptx import Kernel, parse
 from harness.simulator.recorder_library import load_recorder
 from harness.toolchain import ToolchainError
 
@@ -63,9 +63,14 @@ _SINK = ctypes.CFUNCTYPE(
 class Recorder:
     """The host code of one artifact. A process holds any number of them; they record one at a time."""
 
-    def __init__(self, launcher: Path, ptx: Path) -> None:
-        """Raises `ToolchainError` where the recorder cannot be built or the launcher not be loaded."""
-        self._parameter_sizes = parameter_sizes(ptx.read_text())
+    def __init__(self, launcher: Path, kernels: Iterable[Kernel]) -> None:
+        """`kernels` are those of the artifact's PTX.
+
+        Raises `ToolchainError` where the recorder cannot be built or the launcher not be loaded.
+        """
+        self._parameter_sizes = {
+            kernel.name: tuple(param.size for param in kernel.params) for kernel in kernels
+        }
         self._library = load_recorder()
         import tvm_ffi
 
@@ -80,7 +85,7 @@ class Recorder:
     @classmethod
     def of_artifact(cls, folder: Path) -> Recorder:
         """The recorder of an artifact's folder (`harness.artifact`)."""
-        return cls(folder / LAUNCHER, folder / "kernel.ptx")
+        return cls(folder / LAUNCHER, parse((folder / "kernel.ptx").read_text()).kernels.values())
 
     def record(self, args: Sequence[Any]) -> list[Launch]:
         """The launches that the host code makes for `args`, in order; torch tensors must lie on the CPU.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.artifact import LAUNCHER
 from harness.simulator.global_memory import GlobalMemory
 from harness.simulator.grids import Grids, alike
 from harness.simulator.launch import Launch
@@ -38,7 +39,8 @@ class Program:
     @classmethod
     def of_folder(cls, folder: Path, races: bool = False, implied_order: bool = False) -> Program:
         kernels = load((folder / "kernel.ptx").read_text())
-        return cls(Recorder.of_artifact(folder), kernels, races, implied_order=implied_order)
+        recorder = Recorder(folder / LAUNCHER, [loaded.kernel for loaded in kernels.values()])
+        return cls(recorder, kernels, races, implied_order=implied_order)
 
     def __call__(self, *args: Any) -> None:
         """Launch on CPU tensors, as the artifact's launcher would on CUDA tensors."""

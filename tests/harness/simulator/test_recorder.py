@@ -13,7 +13,7 @@ from harness.cache import CACHE_VARIABLE, ArtifactCache
 from harness.compile_pool import CompilePool
 from harness.simulator.errors import SimulationError
 from harness.simulator.launch import Launch, check_limits
-from harness.simulator.parameters import parameter_sizes
+from harness.simulator.ptx import parse
 from harness.simulator.recorder import Recorder
 from harness.simulator.recorder_library import build_recorder
 from harness.simulator.tensor_map import DataType, Swizzle, TensorMap, decode
@@ -150,6 +150,9 @@ def test_a_linker_that_is_no_compiler_is_named(tmp_path: Path, monkeypatch: pyte
 
 def test_parameter_sizes_follow_the_declarations() -> None:
     ptx = """
+    .version 8.7
+    .target sm_90a
+    .address_size 64
     .visible .entry first(
         .param .align 64 .b8 first_param_0[128],
         .param .u32 first_param_1,
@@ -158,7 +161,8 @@ def test_parameter_sizes_follow_the_declarations() -> None:
     .maxntid 128 { ret; }
     .entry second() { ret; }
     """
-    assert parameter_sizes(ptx) == {"first": (128, 4, 8), "second": ()}
+    sizes = {name: [(p.size, p.offset) for p in kernel.params] for name, kernel in parse(ptx).kernels.items()}
+    assert sizes == {"first": [(128, 0), (4, 128), (8, 136)], "second": []}
 
 
 @pytest.mark.parametrize(
