@@ -157,6 +157,8 @@ def load_shared(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[
     active = None if m is None else c.active(m)
     rows, offsets = shared_place(c, address, active)
     active = _restricted(c, m, offsets)
+    if c.machine.cluster_size > 1:
+        c.machine.units.load_from_cluster(c, rows, offsets, active)
     whole = size * count
     if (offsets % whole != 0).any():
         _misaligned(offsets, whole, active, "shared")

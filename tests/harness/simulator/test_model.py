@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from harness.simulator.machine import Machine
+from harness.simulator.memory_path import Wave
 from harness.simulator.model import Model, launch_cycles, representative, resident_clusters
 from harness.simulator.run import Program, memory_of
 from harness.simulator.target import target_named
@@ -35,7 +36,7 @@ def test_a_small_grid_takes_as_long_as_the_full_run(named: tuple[str, Program], 
     clusters = launch.ctas // launch.cluster_size
     shared = ((args[1].data_ptr(), args[1].data_ptr() + args[1].numel() * 2),)
     columns = launch.grid[0] // launch.cluster[0]
-    units = Units(target, clusters, clusters, False, False, shared, columns)
+    units = Units(target, Wave(clusters, clusters, shared=shared, columns=columns))
     full = Machine(kernel, launch, memory_of(args), np.arange(clusters), units).run().max()
     modelled = Model(program).microseconds(args) * target.clock_mhz - launch_cycles(target, launch.ctas)
     assert modelled == pytest.approx(full, rel=0.02)
