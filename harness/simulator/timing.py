@@ -192,9 +192,13 @@ class Units:
         return self.target.chip["mma_macs"] * 16 / bits
 
     def wgmma_cycles(self, n: int, k: int, bits: int, a_from_shared: bool) -> float:
-        """Cycles of one m64nNkK: its products, or the reading of its operands from shared memory."""
+        """Cycles of one m64nNkK."""
         read = ((64 if a_from_shared else 0) + n) * k * bits / 8
-        return max(64 * n * k / self.mma_macs(bits), read / self.target.chip["mma_shared_bytes"])
+        return self.mma_cycles(64 * n * k, read, bits)
+
+    def mma_cycles(self, products: int, read_bytes: float, bits: int) -> float:
+        """Cycles of an SM's tensor cores: `products`, or the reading of their operands from shared memory."""
+        return max(products / self.mma_macs(bits), read_bytes / self.target.chip["mma_shared_bytes"])
 
     def stand_in(self, shape: tuple[int, ...]) -> Array:
         """Normal numbers for an accumulator whose products are not computed: control flow depends on them."""

@@ -2,7 +2,8 @@
 
 `rows`: a warp reads two neighbouring words in each of 16 rows of the next CTA, as a K split adds up
 accumulators: 16 segments of 32 bytes. `lists`: each lane reads a list of its own, of another CTA than its
-neighbour's, as a merge of top-k lists does: 32 segments. Each on one cluster, and on as many as the chip holds.
+neighbour's, as a merge of top-k lists does: 32 segments. Each on one cluster, and on as many as the chip
+holds.
 """
 
 from __future__ import annotations
