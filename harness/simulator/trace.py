@@ -33,8 +33,9 @@ ROLES = (
     ("tcgen05.ld", "epilogue"),
 )
 OTHER = "other"
-# Instructions within a block that move a warp's clock to the end of what is asynchronous.
-INNER_WAITS = ("wgmma.wait_group", "tcgen05.wait")
+# Instructions within a block that move a warp's clock to the end of what is asynchronous, or of what others
+# have queued before it.
+INNER_WAITS = ("wgmma.wait_group", "tcgen05.wait", "ld.shared::cluster")
 
 
 @dataclass(frozen=True)
