@@ -1,10 +1,10 @@
 """What each small-batch tunable buys, in the model: the best time with it and the best without.
 
 Every variant of `harness.ablation_record` searches its part of the space, and the two-kernel path its own,
-with the same number of candidates: first the best known configs, moved to the nearest that the variant allows,
-then mutations of the fastest config so far, at each M in turn. What any search has tried counts for every
-variant that allows it. The winners are then checked in the simulator; a wrong one is dropped, and the next one
-checked.
+with the same number of candidates: first the best known configs, moved to the nearest that the variant
+allows, then mutations of the fastest config so far, at each M in turn. What any search has tried counts for
+every variant that allows it. The winners are then checked in the simulator; a wrong one is dropped, and the
+next one checked.
 """
 
 from __future__ import annotations
