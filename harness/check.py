@@ -7,6 +7,9 @@ inputs, and a second launch, on the workspace as the first one left it, gives th
 A brief check (`CheckDepth.BRIEF`) makes one launch of each distribution; three distributions, others for
 every seed, are launched at a second M too, twice, so that every property is tested in every candidate.
 
+What can make several launches as one (`together`) gets all first launches at the same time, each with a
+workspace of its own, and then the second ones, each with the workspace that another M has left.
+
 Quality, recorded and not gated: how many of the experts chosen on NVFP4 data the unquantized bf16 reference
 chooses too.
 """
@@ -14,14 +17,14 @@ chooses too.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
 
-from harness.check_bench import Arguments, Bench, Shot
-from harness.check_bounds import expect
+from harness.check_bench import Arguments, Bench, Shot, pass_workspaces_on
+from harness.check_bounds import Expected, expect
 from harness.check_cases import BASE_M, DISTRIBUTIONS, Operands, generate
 from harness.executor import CheckDepth
 from harness.record import CaseResult, CheckResult
@@ -46,16 +49,37 @@ def check_router(
     operand_format: OperandFormat = OperandFormat.BF16,
     depth: CheckDepth = CheckDepth.FULL,
     together: LaunchTogether | None = None,
-    at: tuple[int, ...] = (),
+    at: Mapping[str, tuple[int, ...]] | None = None,
 ) -> CheckResult:
     """Check `launch` on fresh inputs drawn from `seed` and stop at the first failed case.
 
     It stops there because what a wrong kernel has overwritten is not known. `tail_unit` is the kernel's tile
-    of M. `only` names the distributions to run, `at` the M to run them at (empty: their own), and
+    of M. `only` names the distributions to run, `at` those to run and the M to run each at, and
     `operand_format` what the kernel multiplies; the reference is computed from the same numbers. Whatever
     `launch` raises is passed on.
+    """
+    drawn = generate(problem, seed, torch.device(device), tail_unit, only, operand_format, depth, at)
+    prepared = ((operands, expect(operands, problem)) for operands in drawn)
+    return check_prepared(
+        launch, problem, workspace_elements, seed, prepared, operand_format, depth, together
+    )
 
-    With `together`, which makes several launches as one, all distributions are launched at the same time.
+
+def check_prepared(
+    launch: Launch,
+    problem: RouterProblem,
+    workspace_elements: Callable[[int], int],
+    seed: int,
+    prepared: Iterable[tuple[Operands, Expected]],
+    operand_format: OperandFormat,
+    depth: CheckDepth = CheckDepth.FULL,
+    together: LaunchTogether | None = None,
+    again: LaunchTogether | None = None,
+) -> CheckResult:
+    """`check_router` on inputs drawn from `seed` whose reference is known.
+
+    `again` makes the second launches, where they are to differ from the first ones in something that may not
+    change the result.
     """
     started = time.perf_counter()
     cases: list[CaseResult] = []
@@ -65,15 +89,14 @@ def check_router(
         for arguments in launches:
             launch(*arguments)
 
+    first = together or one_by_one
     benches = (
-        Bench(operands, expect(operands, problem), problem, operand_format, workspace_elements, seed)
-        for operands in generate(
-            problem, seed, torch.device(device), tail_unit, only, operand_format, depth, at
-        )
+        Bench(operands, expected, problem, operand_format, workspace_elements, seed)
+        for operands, expected in prepared
     )
     for group in _groups(benches, 1 if together is None else len(DISTRIBUTIONS)):
-        for shots in _rounds(group):
-            _fire(shots, together or one_by_one, depth)
+        for shots in _rounds(group, together is not None):
+            _fire(shots, first, again or first, depth)
             for shot in shots:
                 cases.append(shot.judge())
                 if not cases[-1].passed:
@@ -91,19 +114,25 @@ def _groups(benches: Iterator[Bench], size: int) -> Iterator[list[Bench]]:
         yield group
 
 
-def _rounds(benches: Iterable[Bench]) -> Iterator[list[Shot]]:
-    """Shots of different benches; those of one bench share its workspace and come one after the other."""
-    left = [(bench, iter(bench.operands.m_values)) for bench in benches]
-    while shots := [bench.aim(m) for bench, m_values in left if (m := next(m_values, None)) is not None]:
-        yield shots
+def _rounds(benches: Sequence[Bench], together: bool) -> Iterator[list[Shot]]:
+    """The shots in the order of launching; those of a list may be launched `together`."""
+    if together:
+        yield list(chain.from_iterable(bench.shots(workspace_each=True) for bench in benches))
+        return
+    for bench in benches:
+        yield from ([shot] for shot in bench.shots(workspace_each=False))
 
 
-def _fire(shots: Sequence[Shot], launch: LaunchTogether, depth: CheckDepth) -> None:
+def _fire(shots: Sequence[Shot], first: LaunchTogether, again: LaunchTogether, depth: CheckDepth) -> None:
     """Launch every shot, then those again that are to give the same bits twice."""
+    first([shot.arguments() for shot in shots])
+    for shot in shots:
+        shot.keep()
     repeated = shots if depth is CheckDepth.FULL else [shot for shot in shots if shot.m != BASE_M]
-    for again in filter(None, (shots, repeated)):
-        launch([shot.arguments() for shot in again])
-        for shot in again:
+    if repeated:
+        pass_workspaces_on(shots)
+        again([shot.arguments() for shot in repeated])
+        for shot in repeated:
             shot.keep()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -52,7 +53,7 @@ class Guarded:
 
 
 class Bench:
-    """One distribution's operands, their reference, and the workspace that its launches share."""
+    """One distribution's operands and their reference."""
 
     def __init__(
         self,
@@ -71,17 +72,28 @@ class Bench:
         every = operands.for_launch(operands.m_values[-1], operand_format)
         self.inputs = dict(zip(OPERAND_NAMES[operand_format], every, strict=True))
         self.inputs |= {"bias": operands.bias, "alpha": operands.alpha}
-        # As the contract has it: zeroed once, then whatever the launches leave, at one M after another.
         self.workspace_elements = workspace_elements
-        largest = max(workspace_elements(m) for m in operands.m_values)
-        self.workspace = Guarded("workspace", largest, operands.a.device)
-        self.workspace.bits.zero_()
         self._copies = {name: tensor.clone() for name, tensor in self.inputs.items()}
 
-    def aim(self, m: int) -> Shot:
-        """A case at `m` tokens, to be launched."""
+    def shots(self, workspace_each: bool) -> list[Shot]:
+        """A case for each M, to be launched in this order: with a workspace for each, or one for all.
+
+        As the contract has it, a workspace is zeroed once; then it holds whatever launches leave, at one M
+        after another.
+        """
         device, k = self.operands.a.device, self.problem.top_k
-        return Shot(self, m, Guarded("weights", m * k, device), Guarded("ids", m * k, device))
+        elements = max(self.workspace_elements(m) for m in self.operands.m_values)
+        shared = _zeroed(elements, device)
+        return [
+            Shot(
+                self,
+                m,
+                Guarded("weights", m * k, device),
+                Guarded("ids", m * k, device),
+                _zeroed(elements, device) if workspace_each else shared,
+            )
+            for m in self.operands.m_values
+        ]
 
     def altered_input(self) -> str:
         """Empty, or which input was written to."""
@@ -89,6 +101,12 @@ class Bench:
             if not torch.equal(tensor.view(torch.uint8), self._copies[name].view(torch.uint8)):
                 return f"the input {name} was written to"
         return ""
+
+
+def _zeroed(elements: int, device: torch.device) -> Guarded:
+    workspace = Guarded("workspace", elements, device)
+    workspace.bits.zero_()
+    return workspace
 
 
 @dataclass(eq=False)
@@ -99,6 +117,7 @@ class Shot:
     m: int
     weights: Guarded
     ids: Guarded
+    workspace: Guarded
     left: list[Tensor] = field(default_factory=list)
 
     @property
@@ -115,7 +134,7 @@ class Shot:
             *bench.operands.for_launch(self.m, bench.operand_format),
             bench.operands.bias,
             bench.operands.alpha,
-            bench.workspace.bits[: bench.workspace_elements(self.m)].view(torch.float32),
+            self.workspace.bits[: bench.workspace_elements(self.m)].view(torch.float32),
             self.weights.bits.view(torch.float32).view(shape),
             self.ids.bits.view(shape),
         )
@@ -128,7 +147,7 @@ class Shot:
         """The verdict on what the launches left."""
         bench, first = self.bench, self.left[0]
         name, seed = bench.operands.name, bench.seed
-        zones = (self.weights, self.ids, bench.workspace)
+        zones = (self.weights, self.ids, self.workspace)
         damage = next(filter(None, (zone.damage() for zone in zones)), "")
         detail = damage or bench.altered_input() or _unwritten(first)
         if detail:
@@ -154,6 +173,17 @@ class Shot:
                 row = int((first != other).any(0).any(1).nonzero()[0])
                 return f"row {row}: a second launch gives other bits"
         return ""
+
+
+def pass_workspaces_on(shots: Sequence[Shot]) -> None:
+    """Each shot gets the workspace that the next one of its bench has left, the last one the first's."""
+    of_bench: dict[int, list[Shot]] = defaultdict(list)
+    for shot in shots:
+        of_bench[id(shot.bench)].append(shot)
+    for mine in of_bench.values():
+        left = [shot.workspace for shot in mine]
+        for shot, workspace in zip(mine, left[1:] + left[:1], strict=True):
+            shot.workspace = workspace
 
 
 def _unwritten(bits: Tensor) -> str:

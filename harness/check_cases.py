@@ -8,7 +8,7 @@ starting somewhere else for every seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -252,19 +252,19 @@ def generate(
     only: tuple[str, ...] = tuple(DISTRIBUTIONS),
     operand_format: OperandFormat = OperandFormat.BF16,
     depth: CheckDepth = CheckDepth.FULL,
-    at: tuple[int, ...] = (),
+    at: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Iterator[Operands]:
     """Operands of each distribution in `only`; `tail_unit`, the kernel's tile of M, adds tail shapes.
 
-    With `at`, every distribution runs at those M and no others.
+    With `at`, the distributions that it names run, each at its M and no others.
 
     For a kernel of NVFP4 operands every distribution is quantized, those that are not so by themselves too.
     """
     for index, (name, build) in enumerate(DISTRIBUTIONS.items()):
-        if name not in only:
+        if name not in (only if at is None else at):
             continue
-        if at:
-            m_values = set(at)
+        if at is not None:
+            m_values = set(at[name])
         elif depth is CheckDepth.BRIEF:
             m_values = _brief_m(seed, index, tail_unit)
         else:

@@ -66,6 +66,8 @@ class KernelFamily(ABC):
     targets: ClassVar[tuple[str, ...]]
     config_type: ClassVar[type[Any]]
     operands: ClassVar[OperandFormat] = OperandFormat.BF16
+    # Whether clusters walk the token tiles, so that a grid of fewer columns than tiles does them all.
+    persistent: ClassVar[bool] = False
 
     @abstractmethod
     def space(self, problem: RouterProblem) -> dict[str, tuple[ParamValue, ...]]:

@@ -9,24 +9,21 @@ from dataclasses import dataclass
 import torch
 
 from harness.cache import ArtifactCache
-from harness.check import check_router
 from harness.compile import compile_cached
-from harness.executor import DEFAULT_M_VALUES, CheckDepth
+from harness.executor import DEFAULT_M_VALUES, MeasurePlan
 from harness.pack_outputs import answer, inputs_at
-from harness.runner import Candidate
-from harness.simulator.model import Model
-from harness.simulator.run import Program
-from harness.simulator.runner import WEIGHTS, unread_arguments
+from harness.simulator.runner import SimulatorRunner, Sm90aRunner, Sm100aRunner
 from kernels.families import family
 from kernels.problem import DEFAULT_PRESET, preset
 
-FAMILIES = {"fused_sm90": "sm_90a", "fused_sm100": "sm_100a"}
+RUNNERS: dict[str, type[SimulatorRunner]] = {"fused_sm90": Sm90aRunner, "fused_sm100": Sm100aRunner}
+FAMILIES = {name: runner.target for name, runner in RUNNERS.items()}
 M = 160  # a full tile and a tail
 
 
 @dataclass(frozen=True)
 class SimulatorCost:
-    """CPU seconds on one core: one launch at M = 160, a brief check, and the modelled times at seven M."""
+    """CPU seconds on one core: a launch at M = 160, a check, and modelled times at seven M."""
 
     family: str
     launch_s: float
@@ -42,29 +39,14 @@ def simulator_cost(family_name: str) -> SimulatorCost:
     result = compile_cached(ArtifactCache().root, kernels, problem, config, target)
     if result.artifact is None:
         raise RuntimeError(f"{family_name}: {result.reason}")
-    program = Program.of_folder(result.artifact.folder)
-    candidate = Candidate.of_manifest(result.artifact.manifest, program)
-    inputs = inputs_at(candidate, M)
-    registers = {entry.kernel: entry.registers for entry in result.artifact.manifest.resources}
-    model = Model(program, registers, weights=WEIGHTS[candidate.operand_format])
+    runner = RUNNERS[family_name]()
+    candidate = runner.load(result.artifact)
+    inputs, plan, rates = inputs_at(candidate, M), MeasurePlan(DEFAULT_M_VALUES), runner.rates()
     return SimulatorCost(
         family_name,
         launch_s=_cpu_seconds(lambda: answer(candidate, inputs, M, "cpu")),
-        check_s=_cpu_seconds(
-            lambda: check_router(
-                program,
-                problem,
-                candidate.workspace_elements,
-                "cpu",
-                seed=0,
-                tail_unit=candidate.tile_m,
-                operand_format=candidate.operand_format,
-                depth=CheckDepth.BRIEF,
-            )
-        ),
-        times_s=_cpu_seconds(
-            lambda: [model.microseconds(unread_arguments(candidate, m)) for m in DEFAULT_M_VALUES]
-        ),
+        check_s=_cpu_seconds(lambda: runner.check(candidate, seed=0)),
+        times_s=_cpu_seconds(lambda: [runner.measure(candidate, m, plan, rates) for m in plan.m_values]),
     )
 
 

@@ -22,6 +22,8 @@ from kernels.problem import DEFAULT_PRESET, preset
 @click.option("--configs", type=int, help="Stop when so many are known; otherwise all legal ones.")
 @click.option("--minutes", type=float, help="Stop after so long.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON lines, appended to.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--on-gpu", is_flag=True, help="Also compare each config's answers with this machine's GPU.")
 @click.option("--shard", default="0/1", show_default=True, help="I/N: every N-th config, from the I-th on.")
 def verify(
     family_name: str,
@@ -31,14 +33,21 @@ def verify(
     configs: int | None,
     minutes: float | None,
     out: Path,
+    jobs: int,
+    on_gpu: bool,
     shard: str,
 ) -> None:
-    """Compile a space's configs and check each in the simulator against the float64 reference."""
+    """Compile a space's configs and check each in the simulator against the float64 reference.
+
+    Configs come in an order that meets every choice early. The same command goes on where it stopped: a space
+    of many thousands is a matter of patience, and what has been proven so far is always in the file.
+    """
     from harness.cache import ArtifactCache
     from harness.record import Outcome
     from kernels.families import family
     from sweeps.space import Space
-    from sweeps.verify import read_verified, table, verify_space
+    from sweeps.verify import read_verified, table
+    from sweeps.verify_space import Plan, verify_space
 
     wanted = preset(problem)
     if hidden:
@@ -47,9 +56,8 @@ def verify(
     first, _, step = shard.partition("/")
     if not (first.isdigit() and step.isdigit() and int(first) < int(step)):
         raise click.BadParameter(f"{shard!r} is not I/N with I below N", param_hint="--shard")
-    cache = ArtifactCache().root
-    shards = (int(first), int(step))
-    for one in verify_space(space, out, configs=configs, minutes=minutes, shard=shards, cache=cache):
+    plan = Plan(ArtifactCache().root, configs, minutes, (int(first), int(step)), jobs, on_gpu)
+    for one in verify_space(space, out, plan):
         if one.outcome is not Outcome.OK:
             click.echo(f"{one.outcome.value}: {one.reason}: {one.config}", err=True)
     click.echo(table(read_verified(out), len(space)))

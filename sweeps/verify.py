@@ -1,8 +1,9 @@
-"""Proving a space in simulation: config after config compiled, executed, and compared with the reference.
+"""Proving a config in simulation: compiled, executed, and compared with the reference.
 
-Configs come in an order that meets every choice early (`sweeps.covering`), each is written to a file of JSON
-lines as soon as it is known, and the same command goes on where it stopped: a space of many thousands is a
-matter of patience, and what has been proven so far is always in the file.
+Every config is launched on plain data at M of less than a tile, of tails of tiles of 64, 128 and 256, and of
+a third tile, and on four hard distributions. The second launches, which must give the same bits, make a
+persistent kernel walk all tiles with one column of clusters: as many rounds as there are tiles. One launch
+more looks for races in shared memory.
 
 A smaller hidden size proves the same code paths sooner: all that changes is how often the K loop turns.
 """
@@ -11,32 +12,32 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
+import torch
 
-from harness.check import check_router
+from harness.check import check_prepared
+from harness.check_bounds import Expected, expect
+from harness.check_cases import Operands, generate
 from harness.compile import compile_cached
 from harness.oneline import one_line
 from harness.record import Outcome, Resources
 from harness.runner import Candidate
 from harness.simulator.errors import NotSimulatedError, SimulationError
+from harness.simulator.race_launch import search_races
 from harness.simulator.run import Program
-from kernels.family import KernelFamily, ParamValue
+from kernels.family import KernelFamily, OperandFormat, ParamValue
 from kernels.problem import RouterProblem
-from sweeps.covering import covering_order
-from sweeps.space import Space
+from sweeps.verify_on_gpu import OnGpu, Recorded, compare_on_gpu
 
 SCHEMA = "routertune.verified/1"
-# Less than a tile, tails of tiles of 64, 128 and 256, and a third tile.
-TAILS = (1, 127, 128, 160, 300)
-TAIL_CASES = ("normal",)
-BASE_CASES = ("nvfp4_every_expert", "ties", "non_finite", "bias_reverses")
-BASE = (160,)
-ORDER_SEED = 7
+HARD = ("nvfp4_every_expert", "ties", "non_finite", "bias_reverses")
+CASES = {"normal": (1, 127, 128, 160, 300)} | dict.fromkeys(HARD, (160,))
+SEED = 7
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Verified:
     outcome: Outcome
     reason: str = ""
     launches: int = 0
+    one_column: bool = False  # whether the second launches walked all token tiles with one column of clusters
+    races: bool = False  # whether they have been looked for
+    on_gpu: OnGpu | None = None
     bf16_overlap: float | None = None
     resources: tuple[Resources, ...] = ()
     seconds: float = 0.0
@@ -62,9 +66,14 @@ class Verified:
 
 
 def verify_config(
-    kernels: KernelFamily, problem: RouterProblem, params: dict[str, ParamValue], target: str, cache: Path
+    kernels: KernelFamily,
+    problem: RouterProblem,
+    params: dict[str, ParamValue],
+    target: str,
+    cache: Path,
+    on_gpu: bool = False,
 ) -> Verified:
-    """Compile one config and check it in the simulator."""
+    """Compile one config and check it in the simulator; with `on_gpu`, compare with the CUDA device."""
     began = time.perf_counter()
     config = kernels.config(params)
     result = compile_cached(cache, kernels, problem, config, target)
@@ -75,33 +84,44 @@ def verify_config(
     try:
         program = Program.of_folder(result.artifact.folder)
         candidate = Candidate.of_manifest(result.artifact.manifest, program)
-        checks = [
-            check_router(
-                program,
-                problem,
-                candidate.workspace_elements,
-                "cpu",
-                ORDER_SEED,
-                candidate.tile_m,
-                cases,
-                candidate.operand_format,
-                at=at,
-            )
-            for cases, at in ((TAIL_CASES, TAILS), (BASE_CASES, BASE))
-        ]
+        first = Recorded(program.together)
+        again = replace(program, columns=1) if kernels.persistent else program
+        check = check_prepared(
+            program,
+            problem,
+            candidate.workspace_elements,
+            SEED,
+            _prepared(problem, candidate.operand_format),
+            candidate.operand_format,
+            together=first,
+            again=again.together,
+        )
+        if check.passed:
+            search_races(program, candidate, kernels.persistent, SEED)
     except NotSimulatedError as error:
         return replace(found, outcome=Outcome.COMPILED, reason=one_line(str(error)))
     except SimulationError as error:
         return replace(found, outcome=Outcome.CRASHED, reason=one_line(str(error)))
-    failure = next((check.first_failure for check in checks if not check.passed), "")
+    if not check.passed:
+        _prepared.cache_clear()  # what a wrong kernel has overwritten is not known
     return replace(
         found,
-        outcome=Outcome.WRONG_RESULT if failure else Outcome.OK,
-        reason=failure,
-        launches=2 * sum(len(check.cases) for check in checks),
-        bf16_overlap=next((check.bf16_overlap for check in checks if check.bf16_overlap is not None), None),
+        outcome=Outcome.OK if check.passed else Outcome.WRONG_RESULT,
+        reason=check.first_failure,
+        launches=2 * len(check.cases),
+        one_column=kernels.persistent,
+        races=check.passed,
+        on_gpu=compare_on_gpu(result.artifact, first) if on_gpu and check.passed else None,
+        bf16_overlap=check.bf16_overlap,
         seconds=time.perf_counter() - began,
     )
+
+
+@lru_cache(maxsize=1)
+def _prepared(problem: RouterProblem, operand_format: OperandFormat) -> list[tuple[Operands, Expected]]:
+    """The same inputs for every config, with their reference."""
+    drawn = generate(problem, SEED, torch.device("cpu"), 0, operand_format=operand_format, at=CASES)
+    return [(operands, expect(operands, problem)) for operands in drawn]
 
 
 def read_verified(path: Path) -> list[Verified]:
@@ -123,6 +143,7 @@ def table(found: Sequence[Verified], legal: int) -> str:
         + ", ".join(f"{outcomes[name]} {name}" for name in names)
         + f"; {spilling} spill registers.",
         "",
+        *_on_gpu(found),
         f"| parameter | choice | configs | {' | '.join(names)} |",
         f"| --- | --- | --- | {' | '.join('---' for _ in names)} |",
     ]
@@ -137,31 +158,16 @@ def table(found: Sequence[Verified], legal: int) -> str:
     return "\n".join(lines)
 
 
-def verify_space(
-    space: Space,
-    out: Path,
-    *,
-    configs: int | None,
-    minutes: float | None,
-    shard: tuple[int, int],
-    cache: Path,
-) -> Iterator[Verified]:
-    """Verify what `out` does not hold yet, append it there, and give it.
-
-    `shard` (i, n) takes every n-th config, from the i-th on.
-    """
-    found = read_verified(out)
-    done = {msgspec.json.encode(one.config, order="deterministic") for one in found}
-    began = time.perf_counter()
-    count = len(found)
-    for params in islice(covering_order(space, ORDER_SEED), shard[0], None, shard[1]):
-        out_of_time = minutes is not None and time.perf_counter() - began > 60 * minutes
-        if out_of_time or (configs is not None and count >= configs):
-            return
-        if msgspec.json.encode(params, order="deterministic") in done:
-            continue
-        one = verify_config(space.family, space.problem, params, space.target, cache)
-        with out.open("ab") as file:
-            file.write(msgspec.json.encode(one) + b"\n")
-        count += 1
-        yield one
+def _on_gpu(found: Sequence[Verified]) -> list[str]:
+    """How the GPU's answers differ, where there are any."""
+    its = [one.on_gpu for one in found if one.on_gpu is not None]
+    if not its:
+        return []
+    devices = ", ".join(sorted({one.device for one in its}))
+    alike = sum(one.ids_differ == 0 for one in its)
+    return [
+        f"On {devices}: {sum(one.launches for one in its)} launches of {len(its)} configs compared, "
+        f"all ids equal in {alike} configs, {sum(one.ids_differ for one in its)} ids differ, "
+        f"weights by at most {max(one.weight_error for one in its):.1e}.",
+        "",
+    ]

@@ -98,9 +98,9 @@ def warp_name(machine: Machine, cohort: Cohort, warp: int) -> str:
     return f"warp {number} of CTA {machine.cta_name(row)}"
 
 
-def deadlock(machine: Machine, parked: list[Cohort]) -> str:
-    """What every parked cohort waits for."""
-    told: list[str] = []
+def deadlock(machine: Machine, parked: list[Cohort], others_wait: list[str]) -> str:
+    """What every parked cohort waits for, and what is said of others."""
+    told = list(others_wait)
     for cohort in parked:
         wait, _ = machine.kernel.code.wait_operands(cohort.block)
         end = machine.kernel.program.blocks[cohort.block].end

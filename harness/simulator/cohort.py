@@ -9,6 +9,7 @@ become cohorts of their own wherever one might wait for the other.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 LANES = 32
+WARPGROUP = 4  # warps, the first a multiple of 4 in its CTA
 # Special registers that read the warp's clock: in cycles, and in nanoseconds.
 _TIMERS: dict[str, Any] = {
     "%clock": np.uint32,
@@ -66,6 +68,12 @@ class Cohort:
     @property
     def step(self) -> int:
         return self.machine.step
+
+    @property
+    def launches(self) -> Array:
+        """The number of each warp's launch, int [W, 1]."""
+        numbers: Array = self.machine.launch_of_row[self.rows][:, None]
+        return numbers
 
     def active(self, mask: Any) -> Array:
         """`mask` as bool [W, 32]; None stands for all lanes."""
@@ -114,9 +122,27 @@ class Cohort:
             value = value[self.rows][:, None]
         return value.astype(np.uint64 if wide else np.uint32)
 
+    @cached_property
+    def of_whole_warpgroups(self) -> bool:
+        """Whether its warps are whole warpgroups, one after the other."""
+        if len(self.warps) % WARPGROUP:
+            return False
+        groups = self.warps.reshape(-1, WARPGROUP)
+        aligned = self.machine.warp_in_cta[groups[:, 0]] % WARPGROUP == 0
+        return bool(aligned.all() and (groups == groups[:, :1] + np.arange(WARPGROUP)).all())
+
+    def ordered(self, registers: list[int]) -> Cohort:
+        """The same warps in ascending order, with these registers."""
+        if (self.warps[1:] > self.warps[:-1]).all():
+            return self
+        return self._take(np.argsort(self.warps), registers)
+
     def part(self, chosen: Array, registers: list[int] | None) -> Cohort:
         """The warps `chosen` (bool [W]) as a cohort of their own, with these registers (None: all)."""
-        taken = np.flatnonzero(chosen)
+        return self._take(np.flatnonzero(chosen), registers)
+
+    def _take(self, taken: Array, registers: list[int] | None) -> Cohort:
+        """The warps numbered `taken` in this cohort, in that order."""
         kept: list[Any] = [UNWRITTEN] * len(self.registers)
         for index in range(len(kept)) if registers is None else registers:
             kept[index] = _rows_of(self.registers[index], taken)

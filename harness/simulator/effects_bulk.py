@@ -82,7 +82,8 @@ def _bulk_load(instruction: Instruction) -> Run:
                 clocks: Array | None = clocks,
             ) -> None:
                 first = int(places[0])
-                machine.shared.bytes[target[0], first : first + count] = machine.memory.array(start, count)
+                source = machine.memory_of(int(target[0])).array(start, count)
+                machine.shared.bytes[target[0], first : first + count] = source
                 machine.shared.mark_loaded(target, places, count, machine.step)
                 if machine.thread_order is not None and clocks is not None:
                     machine.thread_order.deliver("mbarrier", clocks, keys, machine.mbarriers.phase[keys])
@@ -112,7 +113,8 @@ def _bulk_store(instruction: Instruction) -> Run:
             def arrive(
                 row: int = row, place: int = place, start: int = start, count: int = count, group: Any = group
             ) -> None:
-                machine.memory.array(start, count)[:] = machine.shared.bytes[row, place : place + count]
+                target = machine.memory_of(row).array(start, count)
+                target[:] = machine.shared.bytes[row, place : place + count]
                 group.left -= 1
 
             machine.at(done, arrive, origin(machine, c, m, instruction))

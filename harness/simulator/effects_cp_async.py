@@ -59,7 +59,7 @@ def thread_copy(instruction: Instruction) -> Run:
             machine.shared.index(np.array([row]), np.array([place]), min(size, 8), None)
             data = np.zeros(size, np.uint8)
             if used:
-                data[:used] = machine.memory.array(start, used)
+                data[:used] = machine.memory_of(c.rows[warp]).array(start, used)
             copy_groups(c).groups(int(c.warps[warp]))[-1].append((row, place, thread, data))
 
     return run

@@ -141,14 +141,8 @@ def _widener(instruction: Instruction, size: int) -> Callable[[Any], Any]:
 
 
 def load_parameter(c: Cohort, address: Any, size: int, index: int) -> Any:
-    """Element `index` behind a parameter's address, the same for all lanes."""
-    if np.ndim(address) and (address != address.flat[0]).any():
-        raise SimulationError("lanes read different kernel parameters in one instruction")
-    offset = int(np.asarray(address).flat[0]) - PARAM_BASE + index * size
-    space = c.machine.parameters
-    if offset < 0 or offset + size > len(space):
-        raise SimulationError(f"parameter byte {offset}: the kernel has {len(space)}")
-    return space[offset : offset + size].view(np.dtype(f"u{size}"))[0]
+    """Element `index` behind a parameter's address."""
+    return c.machine.grids.parameters(np.asarray(address, np.uint64) + np.uint64(index * size), size)
 
 
 def load_shared(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[Array]:
@@ -157,11 +151,10 @@ def load_shared(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[
     active = None if m is None else c.active(m)
     rows, offsets = shared_place(c, address, active)
     active = _restricted(c, m, offsets)
-    if c.machine.cluster_size > 1:
+    if c.machine.cluster_size > 1 and c.machine.units.timed:
         c.machine.units.load_from_cluster(c, rows, offsets, active)
     whole = size * count
-    if (offsets % whole != 0).any():
-        _misaligned(offsets, whole, active, "shared")
+    _misaligned(offsets, whole, active, "shared")
     flat = shared.index(rows, offsets, size, active)
     if whole > size:
         shared.index(rows, offsets + (whole - size), size, active)
@@ -202,7 +195,7 @@ def _restricted(c: Cohort, m: Any, offsets: Array) -> Array | None:
 
 
 def _misaligned(addresses: Array, size: int, active: Array | None, space: str) -> None:
-    bad = addresses % size != 0
+    bad = addresses & addresses.dtype.type(size - 1) != 0
     if active is not None:
         bad = bad & active
     if bad.any():
@@ -212,21 +205,25 @@ def _misaligned(addresses: Array, size: int, active: Array | None, space: str) -
 
 def load_global(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[Array]:
     addresses = np.asarray(address, dtype=np.uint64)
-    memory = c.machine.memory
+    grids, launches = c.machine.grids, c.launches
     if m is not None and addresses.ndim == 2:
         active = _restricted(c, m, addresses)
         assert active is not None
         active = np.broadcast_to(active, np.broadcast_shapes(active.shape, addresses.shape))
         addresses = np.broadcast_to(addresses, active.shape)
         _misaligned(addresses, size * count, active, "global")
+        owners = np.broadcast_to(launches, addresses.shape)[active]
         values = []
         for i in range(count):
             value = np.zeros(addresses.shape, np.dtype(f"u{size}"))
-            value[active] = memory.load(addresses[active] + np.uint64(i * size), size)
+            value[active] = grids.load(addresses[active] + np.uint64(i * size), size, owners)
             values.append(value)
         return values
     _misaligned(addresses, size * count, None, "global")
-    values = [memory.load(np.atleast_1d(addresses) + np.uint64(i * size), size) for i in range(count)]
+    if addresses.ndim == 0 and len(grids.launches) > 1:
+        addresses = np.broadcast_to(addresses, launches.shape)
+    flat = np.atleast_1d(addresses)
+    values = [grids.load(flat + np.uint64(i * size), size, launches) for i in range(count)]
     return values if addresses.ndim else [value[0] for value in values]
 
 
@@ -303,9 +300,10 @@ def write_shared(
 def store_global(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:
     addresses = _selected(c, active, np.asarray(address, dtype=np.uint64))
     _misaligned(addresses, size * len(items), None, "global")
+    owners = _selected(c, active, c.launches)
     for i, item in enumerate(items):
         values = _selected(c, active, narrowed(item, size))
-        c.machine.memory.store(addresses + np.uint64(i * size), values, size)
+        c.machine.grids.store(addresses + np.uint64(i * size), values, size, owners)
 
 
 def store_local(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:

@@ -17,9 +17,9 @@ from harness.simulator.errors import NotSimulatedError, SimulationError
 from harness.simulator.ptx import Address, Instruction, Vector
 from harness.simulator.tcgen05_copy import SHAPES
 from harness.simulator.tcgen05_instruction import Kind, Mma, decode_mma
-from harness.simulator.tcgen05_layout import LaneLayout
+from harness.simulator.tcgen05_layout import DataPath, LaneLayout
 from harness.simulator.tensor_issue import Issued
-from harness.simulator.tensor_memory import LANES, QUADRANT, column_of
+from harness.simulator.tensor_memory import HALF_QUADRANT, LANES, QUADRANT, column_of, lane_of
 from harness.simulator.tensor_unit import TensorUnit, tensor_unit
 
 Array = npt.NDArray[Any]
@@ -112,7 +112,8 @@ def mma(instruction: Instruction) -> Run:
 
 def _multiply(unit: TensorUnit, one: Issued, shape: Mma, times: Array) -> None:
     """Check and queue a product of one shape."""
-    places = [("accumulator", one.d, LaneLayout.of(shape).columns(shape.n))]
+    layout = LaneLayout.of(shape)
+    places = [("accumulator", one.d, layout.columns(shape.n))]
     if one.a_in_tensor_memory:
         places.append(("source", one.a, 8))
     if shape.scale is not None:
@@ -130,7 +131,7 @@ def _multiply(unit: TensorUnit, one: Issued, shape: Mma, times: Array) -> None:
                 f"the accumulator, {width} columns from {int(start[0])} on, overlaps an operand of its own, "
                 f"{columns} columns from {int(first[0])} on"
             )
-    claim(unit, one, places)
+    claim(unit, one, places, layout.path is DataPath.HALF)
     units, bits = unit.machine.units, WORKING_BITS[shape.kind]
     # A CTA's tensor core works on 128 rows at a time; each CTA of a pair reads its own rows and half of B.
     products = max(shape.m // shape.cta_group, LANES) * shape.n * shape.k
@@ -138,14 +139,18 @@ def _multiply(unit: TensorUnit, one: Issued, shape: Mma, times: Array) -> None:
     unit.issue(one, units.mma_cycles(products, read_rows * shape.k * bits / 8, bits), times)
 
 
-def claim(unit: TensorUnit, one: Issued, places: list[tuple[str, Array, int]]) -> None:
-    """Check that the columns of each (role, address [G], columns) are allocated and not in use."""
+def claim(unit: TensorUnit, one: Issued, places: list[tuple[str, Array, int]], halved: bool = False) -> None:
+    """Check that the columns of each (role, address [G], columns) are allocated and not in use.
+
+    `halved`: of each quarter of lanes, matrices lie in the half that their address names.
+    """
     for role, address, columns in places:
         first = column_of(address)
         for cta in one.ctas.T:
             unit.allocations.check(cta, first, columns)
         if unit.shadow is not None:
-            cells = unit.shadow.all_lanes(one.warps, one.ctas, first, columns)
+            half = lane_of(address) // HALF_QUADRANT if halved else None
+            cells = unit.shadow.all_lanes(one.warps, one.ctas, first, columns, half)
             unit.shadow.core(one.instruction, role, cells)
 
 

@@ -21,7 +21,7 @@ from harness.simulator.errors import NotSimulatedError
 from harness.simulator.ordering import Ordering
 from harness.simulator.ptx import Imm, Instruction
 from harness.simulator.tcgen05_transfer import FRAGMENTS, Transfer
-from harness.simulator.tensor_memory import column_of
+from harness.simulator.tensor_memory import HALF_QUADRANT, QUADRANT, column_of, lane_of
 from harness.simulator.tensor_unit import TensorUnit, tensor_unit
 
 Array = npt.NDArray[Any]
@@ -144,7 +144,8 @@ def _claim(
             return
         for offset in spans:
             quarter = c.machine.warp_in_cta[warps] % 4
-            cells = unit.shadow.quarter(warps, rows, quarter, column_of(address) + offset, width)
+            half = None if transfer.shape == "32x32b" else lane_of(address) % QUADRANT // HALF_QUADRANT
+            cells = unit.shadow.quarter(warps, rows, quarter, column_of(address) + offset, width, half)
             (unit.shadow.load if kind == "ld" else unit.shadow.store)(instruction, cells)
 
     return note

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +21,10 @@ from harness.simulator.blame import origin
 from harness.simulator.cohort import Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
 from harness.simulator.errors import SimulationError
-from harness.simulator.machine_constants import PARAM_BASE
 from harness.simulator.ptx import Instruction
 from harness.simulator.shared import RANK_SHIFT
-from harness.simulator.tensor_map import BYTES, TensorMap, decode
+from harness.simulator.tensor_map import TensorMap
+from harness.simulator.tensors_used import Tensor, each, tensors_used
 from harness.simulator.tma_box import shared_bytes, transaction_bytes
 
 if TYPE_CHECKING:
@@ -33,23 +33,6 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 # cp.async.bulk.tensor: shared addresses are multiples of 128 bytes (PTX ISA, alignment of tensor copies).
 SHARED_ALIGNMENT = 128
-
-
-@lru_cache(maxsize=256)
-def _decoded(raw: bytes) -> TensorMap:
-    return decode(raw)
-
-
-def tensor_map_at(machine: Machine, address: int) -> TensorMap:
-    """The descriptor at a parameter's or a global address."""
-    if address % 64:
-        raise SimulationError(f"tensor map at {address:#x}: want a multiple of 64")
-    if address >= PARAM_BASE:
-        first = address - PARAM_BASE
-        raw = machine.parameters[first : first + BYTES].tobytes()
-    else:
-        raw = machine.memory.array(address, BYTES).tobytes()
-    return _decoded(raw)
 
 
 def issued(c: Cohort, m: Any, *operands: Any) -> tuple[Array, list[Array]]:
@@ -62,8 +45,21 @@ def issued(c: Cohort, m: Any, *operands: Any) -> tuple[Array, list[Array]]:
 @effect("prefetch", "tensormap")
 def prefetch_tensor_map(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, address: Any) -> None:
-        for one in np.unique(np.asarray(address)):
-            tensor_map_at(c.machine, int(one))
+        warps, (maps,) = issued(c, m, address)
+        if len(warps):
+            tensors_used(c, warps, maps)
+
+    return run
+
+
+@effect("cp", "async", "bulk", "prefetch", "tensor")
+def prefetch_tile(instruction: Instruction) -> Run:
+    """A tile on its way to the L2: of a tensor that exists, and nothing else can be said of it."""
+
+    def run(c: Cohort, m: Any, source: tuple[Any, tuple[Any, ...]], *hint: Any) -> None:
+        warps, (maps,) = issued(c, m, source[0])
+        if len(warps):
+            tensors_used(c, warps, maps)
 
     return run
 
@@ -129,17 +125,17 @@ def _load(instruction: Instruction, rank: int, multicast: bool, pair: bool) -> R
         if not len(warps):
             return
         _check_alignment(to, "tile load to")
-        for address in np.unique(maps):
-            mine = maps == address
+        for tensors in tensors_used(c, warps, maps):
+            order = np.concatenate([tensor.issues for tensor in tensors])
             _load_tiles(
                 machine,
                 c,
-                int(address),
-                warps[mine],
-                to[mine],
-                bar[mine],
-                masks[mine],
-                corner[mine],
+                tensors,
+                warps[order],
+                to[order],
+                bar[order],
+                masks[order],
+                corner[order],
                 multicast,
                 pair,
                 origin(machine, c, m, instruction),
@@ -151,7 +147,7 @@ def _load(instruction: Instruction, rank: int, multicast: bool, pair: bool) -> R
 def _load_tiles(
     machine: Machine,
     c: Cohort,
-    address: int,
+    tensors: list[Tensor],
     warps: Array,
     to: Array,
     bar: Array,
@@ -161,9 +157,11 @@ def _load_tiles(
     pair: bool,
     who: Callable[[], str],
 ) -> None:
-    """Tiles of one tensor: one for each issue, to one CTA or to those of a multicast."""
-    tensor_map = tensor_map_at(machine, address)
-    size = shared_bytes(tensor_map)
+    """Tiles of tensors with boxes alike: one for each issue, to one CTA or to those of a multicast.
+
+    The issues are in the order of the tensors that they use.
+    """
+    size, transaction = shared_bytes(tensors[0].map), transaction_bytes(tensors[0].map)
     offsets = to & ((1 << RANK_SHIFT) - 1)
     if (offsets + size > machine.shared.limit).any():
         raise SimulationError(
@@ -183,19 +181,13 @@ def _load_tiles(
         signalled = bar_ranks
         if (signalled != ranks).any():
             raise SimulationError("the mbarrier of a tile load lies in another CTA than its destination")
-    if (tensor := machine.unit_state.get("tensor")) is not None:
+    tensor = machine.unit_state.get("tensor")
+    if tensor is not None and machine.functional:
         tensor.check_overwrite(rows, offsets[issue] // 4, (offsets[issue] + size) // 4 - 1)
     keys = machine.mbarriers.keys(first[issue] + signalled, (bar & ((1 << RANK_SHIFT) - 1))[issue])
-    sizes = np.full(len(warps), size)
-    done = machine.units.load(
-        machine.sm_of_row[c.rows[warps]],
-        # CTAs that multicast to each other all take in what each of them sends to all.
-        sizes * np.bincount(issue, minlength=len(warps)),
-        sizes * inside(tensor_map, corner),
-        c.clock[warps],
-        [(address, *place) for place in corner.tolist()],
-        machine.units.is_shared(tensor_map.address),
-    )
+    # CTAs that multicast to each other all take in what each of them sends to all.
+    copies = np.bincount(issue, minlength=len(warps))
+    done = _arrivals(machine, c, tensors, warps, corner, copies) if machine.units.timed else c.clock[warps]
     if multicast:
         done = done + machine.units.target.chip["multicast_latency"]
 
@@ -203,24 +195,45 @@ def _load_tiles(
     clocks = exits.copy(c.warps[warps], issue, rows) if exits is not None else np.zeros((0, 0))
     if machine.races is not None:
         words = rows[:, None] * (machine.shared.size // 4) + offsets[issue, None] // 4 + np.arange(size // 4)
-        each = np.broadcast_to(issue[:, None], words.shape).reshape(-1)
-        machine.races.write(words.reshape(-1), c.warps[warps][each], clocks.max(1)[each])
+        machine.races.write_tiles(words, c.warps[warps][issue], clocks.max(1)[issue])
     if machine.functional:
         machine.operand_reads.check_write(rows, offsets[issue], size, "a tile load")
         machine.shared.begin_load(rows, offsets[issue], size)
 
     def arrive() -> None:
         if machine.functional:
-            data = tma_copy.load(tensor_map, machine.memory, corner, offsets)
+            parts = [
+                tma_copy.load(tensor.map, tensor.memory, corner[mine], offsets[mine])
+                for tensor, mine in each(tensors)
+            ]
+            data = parts[0] if len(parts) == 1 else np.concatenate(parts)
             cells = machine.shared.chunks()
             place = offsets[issue, None] // 16 + np.arange(size // 16)
             cells[rows[:, None], place] = data.view(cells.dtype)[issue]
             machine.shared.mark_loaded(rows, offsets[issue], size, machine.step)
         if exits is not None:
             exits.deliver("mbarrier", clocks[issue], keys, machine.mbarriers.phase[keys])
-        machine.mbarriers.complete_bytes(keys, transaction_bytes(tensor_map), done[issue])
+        machine.mbarriers.complete_bytes(keys, transaction, done[issue])
 
     machine.at(float(done.min()), arrive, who)
+
+
+def _arrivals(
+    machine: Machine, c: Cohort, tensors: list[Tensor], warps: Array, corner: Array, copies: Array
+) -> Array:
+    """When the tiles of each issue, `copies` of each, have arrived (cycles)."""
+    done = np.empty(len(warps))
+    for tensor, mine in each(tensors):
+        size = shared_bytes(tensor.map)
+        done[mine] = machine.units.load(
+            machine.sm_of_row[c.rows[warps[mine]]],
+            size * copies[mine],
+            size * inside(tensor.map, corner[mine]),
+            c.clock[warps[mine]],
+            [(tensor.address, *place) for place in corner[mine].tolist()],
+            machine.units.is_shared(tensor.map.address),
+        )
+    return done
 
 
 def _destinations(machine: Machine, to: Array, masks: Array, multicast: bool) -> tuple[Array, Array]:
@@ -285,12 +298,12 @@ def _store(instruction: Instruction, rank: int, copy: Callable[..., None]) -> Ru
         if not len(warps):
             return
         _check_alignment(start, "tile store from")
-        for address in np.unique(maps):
-            mine = maps == address
+        for tensor in chain.from_iterable(tensors_used(c, warps, maps)):
+            mine = tensor.issues
             _store_tiles(
                 machine,
                 c,
-                int(address),
+                tensor,
                 warps[mine],
                 start[mine] & ((1 << RANK_SHIFT) - 1),
                 corner[mine],
@@ -304,15 +317,14 @@ def _store(instruction: Instruction, rank: int, copy: Callable[..., None]) -> Ru
 def _store_tiles(
     machine: Machine,
     c: Cohort,
-    address: int,
+    tensor: Tensor,
     warps: Array,
     offsets: Array,
     corner: Array,
     copy: Callable[..., None],
     who: Callable[[], str],
 ) -> None:
-    tensor_map = tensor_map_at(machine, address)
-    size = shared_bytes(tensor_map)
+    size = shared_bytes(tensor.map)
     rows = c.rows[warps]
     words = offsets[:, None] // 4 + np.arange(size // 4)
     machine.shared.index(rows, offsets + size - 16, 16, None)
@@ -330,7 +342,7 @@ def _store_tiles(
         if machine.functional:
             cells = machine.shared.chunks()
             data = cells[rows[:, None], offsets[:, None] // 16 + np.arange(size // 16)].view(np.uint8)
-            copy(tensor_map, machine.memory, corner, offsets, data)
+            copy(tensor.map, tensor.memory, corner, offsets, data)
         for group in groups:
             group.left -= 1
 

@@ -15,17 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.absent import IN_FLIGHT
-from harness.simulator.cohort import LANES, Cohort
+from harness.simulator.cohort import LANES, WARPGROUP, Cohort
 from harness.simulator.effects import Run, effect
 from harness.simulator.errors import SimulationError
 from harness.simulator.number_formats import BF16, E4M3, E5M2, F16, F32, TF32
 from harness.simulator.operand import Operand
 from harness.simulator.ptx import Imm, Instruction, Vector
-from harness.simulator.wgmma import Wgmma
+from harness.simulator.shared import PAGE_BYTES, PAGE_WORDS
+from harness.simulator.shared_races import SharedRaces
+from harness.simulator.wgmma import M, Wgmma
 
 Array = npt.NDArray[Any]
 FORMATS = {"f16": F16, "bf16": BF16, "tf32": TF32, "e4m3": E4M3, "e5m2": E5M2, "f32": F32}
-WARPS = 4
+WARPS = WARPGROUP
 
 
 @dataclass
@@ -40,27 +42,26 @@ class _Pending:
 
 @dataclass
 class Warpgroups:
-    """What a cohort's warpgroups have in flight, by the accumulator's registers."""
+    """What a cohort's warpgroups have in flight, by the accumulator's registers.
+
+    Each warp holds its 16 rows of an accumulator: warps may part between the instructions of a warpgroup.
+    """
 
     pending: dict[tuple[int, ...], _Pending] = field(default_factory=dict)
-    tiles: dict[tuple[int, ...], Array] = field(default_factory=dict)
+    tiles: dict[tuple[int, ...], Array] = field(default_factory=dict)  # [W, 16, n]
     shapes: dict[tuple[int, ...], Wgmma] = field(default_factory=dict)
     last_group: dict[tuple[int, ...], int] = field(default_factory=dict)
-    done: list[Array] = field(default_factory=list)  # of each committed group, when it is complete [G]
+    done: list[Array] = field(default_factory=list)  # of each committed group, when it is complete [W]
 
     def part(self, cohort: Cohort, taken: Array) -> Warpgroups:
         if self.pending:
             raise SimulationError("warps part with wgmma instructions issued and not committed")
-        groups = taken[::WARPS] // WARPS
-        whole = np.repeat(groups * WARPS, WARPS) + np.tile(np.arange(WARPS), len(groups))
-        if (self.tiles or self.done) and not np.array_equal(whole, taken):
-            raise SimulationError("the warps of a warpgroup part with products in flight")
         return Warpgroups(
             {},
-            {key: tile[groups] for key, tile in self.tiles.items()},
+            {key: tile[taken] for key, tile in self.tiles.items()},
             dict(self.shapes),
             dict(self.last_group),
-            [done[groups] for done in self.done],
+            [done[taken] for done in self.done],
         )
 
     def join(
@@ -82,13 +83,10 @@ class Warpgroups:
 
 def warpgroups(c: Cohort) -> Warpgroups:
     """The cohort's state; raises unless it consists of whole warpgroups."""
+    if not c.of_whole_warpgroups:
+        raise SimulationError("wgmma by warps that are not a whole warpgroup")
     state = c.units.get("wgmma")
     if state is None:
-        first = c.machine.warp_in_cta[c.warps]
-        if len(first) % WARPS or (first.reshape(-1, WARPS) != first[::WARPS, None] + np.arange(WARPS)).any():
-            raise SimulationError("wgmma by warps that are not a whole warpgroup")
-        if (first[::WARPS] % WARPS).any():
-            raise SimulationError("wgmma by four warps that are no warpgroup: it begins at a multiple of 4")
         state = c.units["wgmma"] = Warpgroups()
     assert isinstance(state, Warpgroups)
     return state
@@ -167,12 +165,13 @@ def _take_in(
     groups = len(c.warps) // WARPS
     if target not in state.tiles:
         if not keeps.any() or all(np.ndim(r[i]) == 0 and r[i] == 0 for i in target):
-            state.tiles[target] = np.zeros((groups, 64, shape.n), np.float32)
+            state.tiles[target] = np.zeros((len(c.warps), M // WARPS, shape.n), np.float32)
         else:
             codes = np.stack([c.lanes(r[index]) for index in target]).reshape(
                 len(target), groups, WARPS * LANES
             )
-            state.tiles[target] = shape.d_from_registers(np.ascontiguousarray(codes.transpose(1, 0, 2)))
+            tile = shape.d_from_registers(np.ascontiguousarray(codes.transpose(1, 0, 2)))
+            state.tiles[target] = tile.reshape(len(c.warps), M // WARPS, shape.n)
     state.shapes[target] = shape
     for index in target:
         r[index] = IN_FLIGHT
@@ -198,9 +197,8 @@ def commit_group(instruction: Instruction) -> Run:
         if machine.functional:
             machine.operand_reads.commit(_numbers(c))
         state.pending.clear()
-        state.done.append(
-            machine.units.multiply(machine.sm_of_row[c.rows[::WARPS]], cycles, c.clock[::WARPS])
-        )
+        ends = machine.units.multiply(machine.sm_of_row[c.rows[::WARPS]], cycles, c.clock[::WARPS])
+        state.done.append(np.repeat(ends, WARPS))
 
     return run
 
@@ -217,8 +215,8 @@ def _execute(c: Cohort, state: Warpgroups, target: tuple[int, ...], pending: _Pe
     product = shape.multiply(shared.bytes, rows, a, b)
     old = state.tiles[target]
     if not pending.keep.all():
-        old = old * pending.keep[:, None, None]
-    state.tiles[target] = old + product
+        old = old * np.repeat(pending.keep, WARPS)[:, None, None]
+    state.tiles[target] = old + product.reshape(old.shape)
 
 
 def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:
@@ -226,9 +224,16 @@ def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:
     c.machine.shared.check_async_read(c.rows[::WARPS], words, pages)
     c.machine.operand_reads.note(_numbers(c), pages)
     if c.machine.races is not None:
-        rows, warps = np.broadcast_arrays(c.rows[:, None] * (c.machine.shared.size // 4), c.warps[:, None])
-        every = np.repeat(np.broadcast_to(words, (len(c.warps) // WARPS, words.shape[1])), WARPS, 0)
-        c.machine.races.read((rows + every).reshape(-1), np.broadcast_to(warps, every.shape).reshape(-1))
+        _note_reads(c, c.machine.races, words, pages)
+
+
+def _note_reads(c: Cohort, races: SharedRaces, words: Array, pages: Array) -> None:
+    """Every warp of a warpgroup reads `words` [1 or G, n], in `pages` [1 or G, p]."""
+    whole = words.shape[1] == pages.shape[1] * PAGE_WORDS
+    places, note = (pages, races.read_pages) if whole else (words, races.read)
+    of_row = c.machine.shared.size // (PAGE_BYTES if whole else 4)
+    of_warps = np.repeat(np.broadcast_to(places, (len(c.warps) // WARPS, places.shape[1])), WARPS, 0)
+    note((of_warps + c.rows[:, None] * of_row).reshape(-1), np.repeat(c.warps, places.shape[1]))
 
 
 @effect("wgmma", "wait_group", flags="sync aligned")
@@ -239,11 +244,11 @@ def wait_group(instruction: Instruction) -> Run:
         if c.machine.functional:
             c.machine.operand_reads.retire(_numbers(c), allowed)
         if retired > 0:
-            c.clock = np.maximum(c.clock, np.repeat(state.done[retired - 1], WARPS))
+            c.clock = np.maximum(c.clock, state.done[retired - 1])
         for target in [key for key, group in state.last_group.items() if group < retired]:
             del state.last_group[target]
             tile, shape = state.tiles.pop(target), state.shapes.pop(target)
-            codes = shape.d_to_registers(tile)
+            codes = shape.d_to_registers(tile.reshape(-1, M, shape.n))
             columns = np.ascontiguousarray(codes.transpose(1, 0, 2)).reshape(len(target), len(c.warps), LANES)
             for index, column in zip(target, columns, strict=True):
                 if c.registers[index] is not IN_FLIGHT:

@@ -57,6 +57,16 @@ class LoadedKernel:
     def uses_tensor_memory(self) -> bool:
         return any(isinstance(item, Instruction) and item.parts[0] == "tcgen05" for item in self.kernel.body)
 
+    @cached_property
+    def halves_quarters(self) -> bool:
+        """Whether warps load or store 16 lanes of tensor memory at a time."""
+        return any(
+            isinstance(item, Instruction)
+            and item.parts[:2] in (("tcgen05", "ld"), ("tcgen05", "st"))
+            and any(part.startswith("16x") for part in item.parts)
+            for item in self.kernel.body
+        )
+
     def parameter_bytes(self, launch: Launch) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
         """The parameter space as the kernel sees it."""
         space = np.zeros(-(-self.param_bytes // 8) * 8, np.uint8)

@@ -26,11 +26,12 @@ from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
 from harness.simulator.blame import deadlock, place, warp_name
 from harness.simulator.cohort import LANES, Cohort, Frame
 from harness.simulator.errors import Deadlock, EndlessError, NotSimulatedError, SimulationError
+from harness.simulator.gathering import Gathering
 from harness.simulator.global_memory import GlobalMemory
-from harness.simulator.launch import Launch
+from harness.simulator.grids import Grids
 from harness.simulator.loaded import LoadedKernel
 from harness.simulator.local_memory import LocalMemory
-from harness.simulator.machine_constants import LOCAL_BASE, PARAM_BASE
+from harness.simulator.machine_constants import LOCAL_BASE
 from harness.simulator.operand_reads import OperandReads
 from harness.simulator.ordering import Ordering
 from harness.simulator.program import EXIT, Branch, Exit, Jump, Wait
@@ -52,7 +53,7 @@ def _blas() -> ThreadpoolController:
 
 
 class Machine:
-    """`clusters` of one launch, resident together.
+    """`clusters` of the grids, resident together.
 
     Attributes:
         rows: CTAs; row r belongs to cluster r // cluster_size and has rank r % cluster_size in it.
@@ -60,21 +61,23 @@ class Machine:
         max_blocks: blocks that all cohorts together may run: an endless loop ends there, as an error.
         apart: as many warps, neighbours, at most in one cohort; None, everywhere but in tests: no limit.
         races: look for races in shared memory.
+        implied_order: barriers order accesses to tensor memory without a tcgen05.fence (`Ordering`).
     """
 
     def __init__(
         self,
         kernel: LoadedKernel,
-        launch: Launch,
-        memory: GlobalMemory,
+        grids: Grids,
         clusters: Array,
         units: Units,
         functional: bool = True,
         max_blocks: int = MAX_BLOCKS,
         apart: int | None = None,
         races: bool = False,
+        implied_order: bool = False,
     ) -> None:
-        self.kernel, self.launch, self.memory, self.units = kernel, launch, memory, units
+        self.kernel, self.grids, self.units = kernel, grids, units
+        launch = grids.one
         self.functional = functional
         self.max_blocks, self.apart = max_blocks, apart
         self.clusters = clusters
@@ -91,10 +94,10 @@ class Machine:
         # A CTA's thread number of each lane [warps, 32].
         self.thread_of_lane = (self.warp_in_cta[:, None] * LANES + np.arange(LANES)).astype(np.uint16)
         self.registers_per_thread = np.zeros(count, np.int64)  # since the last setmaxnreg; 0: as launched
-        self.parameters = kernel.parameter_bytes(launch)
         self.sm_of_row = units.place(self.rows, self.cluster_size)
         self.scheduler_of_warp = self.sm_of_row[self.row_of_warp] * 4 + self.warp_in_cta % 4
         self.cluster_of_row = np.arange(self.rows) // self.cluster_size
+        self.launch_of_row = grids.launch_of(clusters)[self.cluster_of_row]
         self.rank_of_row = np.arange(self.rows) % self.cluster_size
         self.first_row_of_cluster = np.arange(self.rows) - self.rank_of_row
         self.local = LocalMemory(count, kernel.local_bytes)
@@ -105,7 +108,7 @@ class Machine:
         self.cluster_barriers = ClusterBarriers(len(clusters), count, warps_per_cta * self.cluster_size)
         # What is ordered before what matters for tensor memory only.
         self.ordering = (
-            Ordering(count, warps_per_cta * self.cluster_size)
+            Ordering(count, warps_per_cta * self.cluster_size, implied_order)
             if functional and kernel.uses_tensor_memory
             else None
         )
@@ -127,6 +130,7 @@ class Machine:
         start = np.repeat(units.start_of(self.sm_of_row), warps_per_cta).astype(np.float64)
         registers: list[Any] = [UNWRITTEN] * len(kernel.code.registers)
         self._parked: list[Cohort] = []
+        self._gathering = Gathering()
         size = apart or count
         self._runnable = [
             Cohort(
@@ -160,7 +164,7 @@ class Machine:
             if local is not None:
                 return np.uint64(LOCAL_BASE + local + symbol.offset)
             raise SimulationError(f"no parameter or variable is called {symbol.name}")
-        return np.uint64(PARAM_BASE + parameter + symbol.offset)
+        return self.grids.parameter_address(parameter + symbol.offset, self.launch_of_row)
 
     def at(self, time: float, action: Callable[[], None], origin: Callable[[], str] | None = None) -> None:
         """Do `action` when everything before `time` (cycles) has happened; `origin` says whose errors are."""
@@ -174,6 +178,10 @@ class Machine:
             action()
         except SimulationError as error:
             raise error.located(origin() if origin is not None else "an asynchronous operation") from error
+
+    def memory_of(self, row: int) -> GlobalMemory:
+        """What the CTA `row` sees of global memory."""
+        return self.grids.memories[int(self.launch_of_row[row])]
 
     def check_store(self, rows: Array, offsets: Array, size: int) -> None:
         """Raise where an ordinary store of `size` bytes touches what belongs to the machine."""
@@ -214,7 +222,7 @@ class Machine:
         """Run every CTA to its end; the clock of each row's end [rows], in cycles."""
         # Many small products: threads would only wait for each other.
         with np.errstate(all="ignore"), _blas().limit(limits=1, user_api="blas"):
-            while self._runnable or self._parked or self._events:
+            while self._runnable or self._parked or self._events or self._gathering:
                 cohort = self._next()
                 if cohort is not None:
                     self._advance(cohort)
@@ -240,9 +248,9 @@ class Machine:
             self._happen()
             return None
         if best is None:
-            if not self._parked:
+            if not self._parked and not self._gathering:
                 return None
-            raise Deadlock(deadlock(self, self._parked))
+            raise Deadlock(deadlock(self, self._parked, self._gathering.describe(self)))
         index, ready, clock = best
         cohort = self._parked[index]
         live = self.kernel.live[self._wait_target(cohort)] if not cohort.stack else None
@@ -286,8 +294,13 @@ class Machine:
             if cohort.block == EXIT:
                 self._exit(cohort)
                 return
-            self.step += 1
             index = cohort.block
+            if kernel.program.gathers[index] and not (cohort.of_whole_warpgroups or cohort.stack):
+                gathered = self._gathering.arrive(cohort, kernel.live[index])
+                if gathered is None:
+                    return
+                cohort = gathered
+            self.step += 1
             if self.step > self.max_blocks:
                 raise EndlessError(self._endless(cohort))
             self.units.issue(cohort, kernel.costs[index])
@@ -409,6 +422,5 @@ class Machine:
 
     def cta_name(self, row: int) -> str:
         """A CTA's coordinates in the grid."""
-        return str(
-            tuple(int(self._specials[f"%ctaid.{axis}"][row * self.warps_per_cta, 0]) for axis in "xyz")
-        )
+        place = tuple(int(self._specials[f"%ctaid.{axis}"][row * self.warps_per_cta, 0]) for axis in "xyz")
+        return str(place) if len(self.grids.launches) == 1 else f"{place} of launch {self.launch_of_row[row]}"

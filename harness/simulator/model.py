@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.global_memory import GlobalMemory
+from harness.simulator.grids import Grids
 from harness.simulator.launch import Launch
 from harness.simulator.loaded import LoadedKernel
 from harness.simulator.machine import Machine
@@ -115,7 +116,8 @@ class Model:
         at_once = min(columns, clusters)
         wave = Wave(clusters, len(chosen), inputs.warm, later, inputs.weights, at_once, turns)
         units = self.make_units(target, wave)
-        machine = Machine(kernel, launch, inputs.memory, chosen, units, functional=False)
+        grids = Grids.of_launch(kernel, launch, inputs.memory)
+        machine = Machine(kernel, grids, chosen, units, functional=False)
         return float(machine.run().max())
 
 

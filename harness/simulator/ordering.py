@@ -9,6 +9,12 @@ through barriers. PTX ISA, "Memory Consistency Model for 5th generation of Tenso
 - what tensor cores do for a warp is over when a `tcgen05.commit` arrives, which needs no such fence;
 - what a warp learns at a barrier counts for its own accesses behind a `tcgen05.fence::after_thread_sync`.
 
+These fences are asked for unless `implied`. NVIDIA's own kernels leave them out: of barriers that release and
+acquire, as they do unless spelled .relaxed, and of loads whose registers are used before the arrival
+("Register dependency, same thread"; NVIDIA/cutlass issues 2974 and 2525). With `implied` every barrier orders
+as if both fences stood at it, and a load is over at the warp's next arrival; stores still want their
+`tcgen05.wait::st`.
+
 Stricter than the ISA in one point: a copy or product may follow one of another thread's only behind a commit,
 though "pipelined instructions, different thread" would let fences do.
 """
@@ -51,14 +57,25 @@ class BarrierClocks:
             self.phase[keys] = phases
 
 
+def learn(known: Array, keys: Array, clocks: Array) -> None:
+    """Raise rows `keys` [n], which may repeat, of `known` to `clocks` [n, agents]: a fast `maximum.at`."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    first = np.flatnonzero(np.diff(ordered, prepend=-1))
+    if len(first) < len(keys):
+        clocks, keys = np.maximum.reduceat(clocks[order], first, axis=0), ordered[first]
+    known[keys] = np.maximum(known[keys], clocks)
+
+
 class Ordering:
     """The clocks of all warps of a machine, whose clusters have `per_cluster` warps each.
 
     In a cluster, warp w is agent w, and the tensor core working for it agent `per_cluster` + w.
     """
 
-    def __init__(self, warps: int, per_cluster: int) -> None:
+    def __init__(self, warps: int, per_cluster: int, implied: bool = False) -> None:
         agents = 2 * per_cluster
+        self.implied = implied
         self.per_cluster = per_cluster
         self.agent = np.arange(warps) % per_cluster
         self.seen = np.zeros((warps, agents), np.int32)  # learned at barriers
@@ -73,6 +90,8 @@ class Ordering:
 
     def started(self, warps: Array, kind: str) -> None:
         """Warps issue a `tcgen05.ld` or `.st`."""
+        if self.implied and kind == "ld":
+            return
         first = self.unfinished[kind]
         first[warps] = np.where(first[warps] == 0, self.epoch[warps], first[warps])
 
@@ -102,6 +121,8 @@ class Ordering:
 
     def arrive(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
         """Warps arrive on the barriers `keys` of a kind, which are in `phases`; both may repeat."""
+        if self.implied:
+            self.fence_before(np.unique(warps))
         _, first = np.unique(np.stack([warps, keys]), axis=1, return_index=True)
         self.deliver(kind, self._published(warps[first]), keys[first], phases[first])
 
@@ -109,13 +130,15 @@ class Ordering:
         """Clocks arrive on barriers."""
         barriers = self._barriers(kind)
         barriers.turn(keys, phases)
-        np.maximum.at(barriers.open, keys, clocks)
+        learn(barriers.open, keys, clocks)
 
     def passed(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
         """Each of `warps`, all different, has seen the phase before `phases` complete."""
         barriers = self._barriers(kind)
         barriers.turn(keys, phases)
         self.seen[warps] = np.maximum(self.seen[warps], barriers.closed[keys])
+        if self.implied:
+            self.fence_after(warps)
 
     def _published(self, warps: Array) -> Array:
         clocks: Array = self.seen[warps].copy()

@@ -5,7 +5,8 @@ and resumes between blocks. The loop that inline assembly spins in,
 
     LAB_WAIT: mbarrier.try_wait P, [addr], parity;  @P bra DONE;  bra LAB_WAIT;  DONE:
 
-is one waiting instruction, `mbarrier.wait`: spinning has no effect of its own.
+is one waiting instruction, `mbarrier.wait`: spinning has no effect of its own. So is the same loop as
+compiled from a source language, which sets the operands anew at each turn and tests the negated predicate.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Instruction, Kernel, Label, Not, Operand, Reg, Symbol
 
 EXIT = -1
+# The longest loop taken for a wait: label, eight instructions that set operands, attempt, test, branch.
+SPIN_ITEMS = 12
+_SETTING = ("mov", "add", "shl", "setp", "selp")
 
 # What may have to wait for other warps or units, by the parts that the opcode begins with.
 WAITING: tuple[tuple[str, ...], ...] = (
@@ -103,6 +107,11 @@ class Program:
         return self._post_dominators.get(block, EXIT)
 
     @cached_property
+    def gathers(self) -> list[bool]:
+        """Of each block, whether it has instructions that the warps of a warpgroup execute together."""
+        return [any(one.parts[0] == "wgmma" for one in block.instructions) for block in self.blocks]
+
+    @cached_property
     def maskable(self) -> dict[int, bool]:
         """For each branching block, whether both sides may run one after the other with lanes masked.
 
@@ -111,7 +120,8 @@ class Program:
         """
         return {
             block.index: not any(
-                isinstance(self.blocks[inner].end, Wait) for inner in self.region(block.index)
+                isinstance(self.blocks[inner].end, Wait) or self.gathers[inner]
+                for inner in self.region(block.index)
             )
             for block in self.blocks
             if isinstance(block.end, Branch)
@@ -135,39 +145,70 @@ def _with_waits(body: list[Instruction | Label]) -> list[Instruction | Label]:
     out: list[Instruction | Label] = []
     index = 0
     while index < len(body):
-        window = body[index : index + 5]
-        if wait := _spin(window):
-            out += [window[0], wait[0]]
-            index += wait[1]
+        if spin := _spin(body[index : index + SPIN_ITEMS]):
+            out += spin[0]
+            index += spin[1]
         else:
             out.append(body[index])
             index += 1
     return out
 
 
-def _spin(window: list[Instruction | Label]) -> tuple[Instruction, int] | None:
-    """The wait that the loop at the head of `window` amounts to, and how many items it replaces."""
-    if len(window) < 3 or not isinstance(window[0], Label):
+def _spin(window: list[Instruction | Label]) -> tuple[list[Instruction | Label], int] | None:
+    """What the loop at the head of `window` amounts to, ending in a wait, and how many items it has."""
+    head = window[0]
+    if len(window) < 3 or not isinstance(head, Label):
         return None
-    head, attempt, test = window[:3]
-    if not isinstance(attempt, Instruction) or not isinstance(test, Instruction) or test.parts[0] != "bra":
+    first = _operands_set(window[1:])
+    found = _attempts(head, window[1 + len(first) :])
+    return None if found is None else ([head, *first, found[0]], 1 + len(first) + found[1])
+
+
+def _operands_set(loop: list[Instruction | Label]) -> list[Instruction]:
+    """The instructions at the head of a loop that set its operands, to the same at each turn."""
+    first: list[Instruction] = []
+    for item in loop:
+        if not isinstance(item, Instruction) or item.parts[0] not in _SETTING or item.guard is not None:
+            break
+        first.append(item)
+    later = {item.operands[0] for item in first}
+    for item in first:
+        # A register that one turn of the loop leaves to the next.
+        if later.intersection(item.operands[1:]):
+            return []
+        later.discard(item.operands[0])
+    return first
+
+
+def _attempts(head: Label, loop: list[Instruction | Label]) -> tuple[Instruction, int] | None:
+    """The wait that `loop`, behind its label, amounts to, and how many of its items are the loop's."""
+    if len(loop) < 2:
+        return None
+    attempt, test = loop[:2]
+    if not isinstance(attempt, Instruction) or not isinstance(test, Instruction):
         return None
     if attempt.parts[0] != "mbarrier" or attempt.parts[1] not in ("try_wait", "test_wait"):
         return None
-    assert isinstance(head, Label)
     wait = replace(attempt, parts=("mbarrier", "wait", *attempt.parts[2:]), operands=attempt.operands[1:])
     done = attempt.operands[0]
     assert isinstance(done, Reg)
-    if test.guard == Not(done) and _target(test) == head.name:
-        return wait, 3
-    if not (test.guard == done and len(window) == 5):
+    if test.parts == ("not", "pred") and test.operands[1] == done and len(loop) > 2:
+        back = loop[2]
+        if not isinstance(back, Instruction) or back.parts[0] != "bra" or back.guard != test.operands[0]:
+            return None
+        return (wait, 3) if _target(back) == head.name else None
+    if test.parts[0] != "bra":
         return None
-    again, way_out = window[3:]
+    if test.guard == Not(done) and _target(test) == head.name:
+        return wait, 2
+    if not (test.guard == done and len(loop) > 3):
+        return None
+    again, way_out = loop[2:4]
     if not isinstance(again, Instruction) or again.parts[0] != "bra" or again.guard is not None:
         return None
     if _target(again) != head.name or not isinstance(way_out, Label) or way_out.name != _target(test):
         return None
-    return wait, 4
+    return wait, 3
 
 
 def _target(branch: Instruction) -> str:

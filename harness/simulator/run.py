@@ -1,20 +1,22 @@
-"""Running a recorded launch: which CTAs are resident together, one wave after the other."""
+"""Running recorded launches: which CTAs are resident together, one wave after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.simulator.global_memory import GlobalMemory
+from harness.simulator.grids import Grids, alike
 from harness.simulator.launch import Launch
 from harness.simulator.loaded import LoadedKernel, load
 from harness.simulator.machine import Machine
 from harness.simulator.recorder import Recorder
-from harness.simulator.timing import Units
+from harness.simulator.timing import Untimed
 
 # CTAs that one machine holds: enough for numpy to be busy, few enough for their shared memory to fit.
 RESIDENT = 528
@@ -29,17 +31,43 @@ class Program:
     recorder: Recorder
     kernels: dict[str, LoadedKernel]
     races: bool = False  # also look for races in shared memory, at a price in time
+    # At most so many columns of clusters, as if the chip held no more: a persistent kernel makes more rounds.
+    columns: int | None = None
+    implied_order: bool = False  # do without tcgen05.fence at barriers, as NVIDIA's kernels do (`Ordering`)
 
     @classmethod
-    def of_folder(cls, folder: Path, races: bool = False) -> Program:
-        return cls(Recorder.of_artifact(folder), load((folder / "kernel.ptx").read_text()), races)
+    def of_folder(cls, folder: Path, races: bool = False, implied_order: bool = False) -> Program:
+        kernels = load((folder / "kernel.ptx").read_text())
+        return cls(Recorder.of_artifact(folder), kernels, races, implied_order=implied_order)
 
     def __call__(self, *args: Any) -> None:
         """Launch on CPU tensors, as the artifact's launcher would on CUDA tensors."""
-        launches = self.recorder.record(args)
-        memory = memory_of(args)
-        for launch in launches:
-            execute(self.kernels[launch.kernel], launch, memory, self.races)
+        self.together([args])
+
+    def together(self, calls: Sequence[Sequence[Any]]) -> None:
+        """Several launches of the artifact, of which none reads what another writes.
+
+        Those of the same kernel are executed by one machine: ten cost two or three times what one costs.
+        """
+        memories = [memory_of(args) for args in calls]
+        recorded = [[self._narrowed(launch) for launch in self.recorder.record(args)] for args in calls]
+        # What one kernel of a call leaves, the next one finds.
+        for number in range(max(map(len, recorded))):
+            groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+            for call, launches in enumerate(recorded):
+                if number < len(launches):
+                    groups[alike(launches[number])].append(call)
+            for members in groups.values():
+                kernel = self.kernels[recorded[members[0]][number].kernel]
+                launches = [recorded[call][number] for call in members]
+                grids = Grids(kernel, launches, [memories[call] for call in members])
+                execute(kernel, grids, self.races, self.implied_order)
+
+    def _narrowed(self, launch: Launch) -> Launch:
+        if self.columns is None:
+            return launch
+        x, y, z = launch.grid
+        return replace(launch, grid=(min(x, self.columns * launch.cluster[0]), y, z))
 
 
 def memory_of(tensors: Iterable[Any]) -> GlobalMemory:
@@ -50,10 +78,10 @@ def memory_of(tensors: Iterable[Any]) -> GlobalMemory:
     return memory
 
 
-def execute(kernel: LoadedKernel, launch: Launch, memory: GlobalMemory, races: bool = False) -> None:
-    """Run every CTA of a launch, functionally."""
-    clusters = launch.ctas // launch.cluster_size
-    at_once = max(1, (RESIDENT_WITH_RACES if races else RESIDENT) // launch.cluster_size)
-    for first in range(0, clusters, at_once):
-        chosen = np.arange(first, min(clusters, first + at_once))
-        Machine(kernel, launch, memory, chosen, Units(kernel.target), races=races).run()
+def execute(kernel: LoadedKernel, grids: Grids, races: bool = False, implied_order: bool = False) -> None:
+    """Run every CTA of the grids, functionally."""
+    at_once = max(1, (RESIDENT_WITH_RACES if races else RESIDENT) // grids.one.cluster_size)
+    for first in range(0, grids.clusters, at_once):
+        chosen = np.arange(first, min(grids.clusters, first + at_once))
+        units = Untimed(kernel.target)
+        Machine(kernel, grids, chosen, units, races=races, implied_order=implied_order).run()

@@ -1,12 +1,13 @@
 """The runner without a GPU: compiled code is executed, checked and given a modelled time by the simulator.
 
-A broken rule of the machine (an access out of bounds, a deadlock, a read of what nobody wrote) is the
+A broken rule of the machine (an access out of bounds, a deadlock, a race, a read of what nobody wrote) is the
 candidate's fault and costs it its trial, as a CUDA error does. An instruction that the simulator does not
 know is its own limit.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from harness.record import CheckResult, DeviceFacts, Measurement, Rates
 from harness.runner import BeyondRunnerError, Candidate, EndlessCandidateError, Runner
 from harness.simulator.errors import EndlessError, NotSimulatedError
 from harness.simulator.model import Model
+from harness.simulator.race_launch import search_races
 from harness.simulator.run import Program
 from harness.simulator.target import target_named
 from harness.timing import bytes_moved, floor_us, flops, summarize
@@ -42,6 +44,7 @@ class SimulatorRunner(Runner):
     def __init__(self) -> None:
         self._table = target_named(self.target)
         self._loaded: tuple[Candidate, Model] | None = None
+        self._persistent = False
 
     def device(self) -> DeviceFacts:
         chip, (major, minor) = self._table.chip, TARGETS[self.target]
@@ -67,8 +70,11 @@ class SimulatorRunner(Runner):
             program = Program.of_folder(artifact.folder)
         except NotSimulatedError as error:
             raise _beyond(error) from None
-        candidate = Candidate.of_manifest(artifact.manifest, program, self.kernels_of(artifact))
+        kernels = self.kernels_of(artifact)
+        candidate = Candidate.of_manifest(artifact.manifest, program, kernels)
+        candidate = replace(candidate, together=program.together)
         registers = {entry.kernel: entry.registers for entry in artifact.manifest.resources}
+        self._persistent = kernels.persistent
         self._loaded = candidate, Model(program, registers, weights=WEIGHTS[candidate.operand_format])
         return candidate
 
@@ -77,8 +83,13 @@ class SimulatorRunner(Runner):
         return family(artifact.manifest.family)
 
     def check(self, candidate: Candidate, seed: int, depth: CheckDepth | None = None) -> CheckResult:
+        assert self._loaded is not None
+        assert self._loaded[0] is candidate
         try:
-            return super().check(candidate, seed, depth)
+            check = super().check(candidate, seed, depth)
+            if check.passed:
+                search_races(self._loaded[1].program, candidate, self._persistent, seed)
+            return check
         except NotSimulatedError as error:
             raise _beyond(error) from None
         except EndlessError as error:

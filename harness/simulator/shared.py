@@ -34,8 +34,9 @@ WRITER_BITS = np.uint64(16)
 
 # States of a page. WORDS: its words' stamps tell everything. LOADED: a tile load wrote all of the page, and
 # nothing has since. MIXED: as LOADED, but where a word has a stamp, that is newer. FILLING: a load comes.
-UNTOUCHED, WORDS, LOADED, MIXED, FILLING = range(5)
-_AFTER_WRITE = np.array([WORDS, WORDS, MIXED, MIXED, FILLING], np.uint8)
+# CLEAN: as WORDS, and all of them are known to be written, and fenced where they must be.
+UNTOUCHED, WORDS, LOADED, MIXED, FILLING, CLEAN = range(6)
+_AFTER_WRITE = np.array([WORDS, WORDS, MIXED, MIXED, FILLING, WORDS], np.uint8)
 
 
 class SharedMemory:
@@ -116,7 +117,7 @@ class SharedMemory:
         if (before == FILLING).any():
             at = int(page[before == FILLING].flat[0]) * PAGE_BYTES
             raise SimulationError(f"two tile loads under way to shared memory at {at:#x}")
-        stamped = (before == WORDS) | (before == MIXED)
+        stamped = (before == WORDS) | (before == MIXED) | (before == CLEAN)
         if stamped.any():
             words = page[stamped, None] * PAGE_WORDS + np.arange(PAGE_WORDS)
             self.stamps[row[stamped, None], words] = 0
@@ -149,7 +150,7 @@ class SharedMemory:
         """A read of words [1 or G, n] of CTAs `rows` [G] by the async proxy; `pages`: theirs, if known."""
         if pages is None:
             pages = np.unique(words // PAGE_WORDS)
-        if (self.state[rows[:, None], pages] == LOADED).all():
+        if self._all_in_order(rows, pages) or self._all_in_order(*self._cleaned(rows, pages)):
             return
         stamps = self.stamps[rows[:, None], words]
         state = self.state[rows[:, None], np.broadcast_to(words // PAGE_WORDS, stamps.shape)]
@@ -175,6 +176,23 @@ class SharedMemory:
                 f"{int(writer[group, place])} wrote without a fence.proxy.async behind it",
                 dirty.any(1),
             )
+
+    def _all_in_order(self, rows: Array, pages: Array) -> bool:
+        state = self.state[rows[:, None], pages]
+        return bool(((state == LOADED) | (state == CLEAN)).all())
+
+    def _cleaned(self, rows: Array, pages: Array) -> tuple[Array, Array]:
+        """The same pages, those marked as CLEAN whose every word the async proxy may read."""
+        of_row = self.size // PAGE_BYTES
+        flat = np.unique(rows[:, None] * of_row + pages)
+        states = self.state.reshape(-1)
+        flat = flat[states[flat] == WORDS]
+        stamps, row = self.stamps.reshape(-1, PAGE_WORDS)[flat], flat[:, None] // of_row
+        writer, written = (stamps & np.uint64(ASYNC)).astype(np.int64), stamps >> WRITER_BITS
+        fenced = (writer == ASYNC) | (self.covered[row] >= written)
+        fenced |= self.fenced_at[row, np.where(writer == ASYNC, 0, writer)] >= written
+        states[flat[((stamps != 0) & fenced).all(1)]] = CLEAN
+        return rows, pages
 
     def chunks(self) -> npt.NDArray[np.void]:
         """The same bytes as 16-byte chunks [rows, size / 16]."""

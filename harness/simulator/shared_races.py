@@ -6,53 +6,103 @@ and every agent's last read. A warp counts as one: lanes of one warp are taken t
 
 Tile loads write as the copy agent of the warp that issued them, so whoever reads must have waited for their
 mbarrier, and whoever loads must have learned that the readers are done. `wgmma` and tile stores count as
-reads by the warps that issue them. Atomics are exempt, and so is what goes through flags in memory.
+reads by the warps that issue them; operands of whole pages are noted by the page. Atomics are exempt, and so
+is what goes through flags in memory.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
+from harness.simulator.shared import PAGE_WORDS
 from harness.simulator.thread_order import ThreadOrder
 
 Array = npt.NDArray[Any]
 
 
+@dataclass
+class _Reads:
+    """The epoch of each agent's last read of each place, and whether there was any."""
+
+    epoch: Array
+    any: Array
+
+    @classmethod
+    def empty(cls, places: int, agents: int) -> _Reads:
+        return cls(np.zeros((places, agents), np.int32), np.zeros(places, np.bool_))
+
+    def note(self, places: Array, agents: Array, epochs: Array) -> None:
+        self.epoch[places, agents] = epochs  # a warp's epochs only grow
+        self.any[places] = True
+
+
 class SharedRaces:
-    """The last accesses to each of `words` words of every CTA (`rows`)."""
+    """The last accesses to each of `words` words, a multiple of a page's, of every CTA (`rows`)."""
 
     def __init__(self, order: ThreadOrder, rows: int, words: int) -> None:
         self.order, self.words = order, words
         self.writer = np.zeros(rows * words, np.int32)  # agent of the last write, + 1; 0: none yet
         self.written = np.zeros(rows * words, np.int32)  # its epoch
-        self.reads = np.zeros((rows * words, order.agents), np.int32)  # epoch of each agent's last read
+        self.word_reads = _Reads.empty(rows * words, order.agents)
+        self.page_reads = _Reads.empty(rows * words // PAGE_WORDS, order.agents)
 
     def read(self, words: Array, warps: Array) -> None:
         """Warps `warps` [n] read flat word positions `words` [n]."""
         agent = self.order.agent[warps]
         self._check_writer(words, warps, agent, "reads")
-        np.maximum.at(self.reads, (words, agent), self.order.epoch[warps])
+        self.word_reads.note(words, agent, self.order.epoch[warps])
 
-    def write(self, words: Array, warps: Array, copies: Array | None = None) -> None:
-        """Warps `warps` [n] write `words` [n]; with `copies` [n], by copies of these epochs."""
+    def read_pages(self, pages: Array, warps: Array) -> None:
+        """Warps `warps` [n] read flat pages `pages` [n], each whole."""
+        agent = self.order.agent[warps]
+        words = pages[:, None] * PAGE_WORDS + np.arange(PAGE_WORDS)
+        each = np.repeat(warps, PAGE_WORDS)
+        self._check_writer(words.reshape(-1), each, self.order.agent[each], "reads")
+        self.page_reads.note(pages, agent, self.order.epoch[warps])
+
+    def write(self, words: Array, warps: Array) -> None:
+        """Warps `warps` [n] write `words` [n]."""
         agent = self.order.agent[warps]
         self._check_writer(words, warps, agent, "writes")
-        known = self.order.seen[warps]
-        late = self.reads[words] > known
-        late[np.arange(len(words)), agent] = False
+        self._check_readers(self.word_reads, words, warps, words)
+        self._check_readers(self.page_reads, words // PAGE_WORDS, warps, words)
+        self.writer[words] = agent + 1
+        self.written[words] = self.order.epoch[warps]
+
+    def write_tiles(self, words: Array, warps: Array, copies: Array) -> None:
+        """Copies of epochs `copies` [n], issued by `warps` [n], write the rising positions `words` [n, w]."""
+        agent = self.order.agent[warps]
+        each = np.repeat(warps, words.shape[1])
+        flat = words.reshape(-1)
+        self._check_writer(flat, each, self.order.agent[each], "writes")
+        self._check_readers(self.word_reads, flat, each, flat)
+        first = words[:, np.unique([*range(0, words.shape[1], PAGE_WORDS), words.shape[1] - 1])]
+        some = np.repeat(warps, first.shape[1])
+        self._check_readers(self.page_reads, first.reshape(-1) // PAGE_WORDS, some, first.reshape(-1))
+        self.writer[words] = agent[:, None] + 1 + self.order.per_cluster
+        self.written[words] = copies[:, None]
+
+    def _check_readers(self, reads: _Reads, places: Array, warps: Array, words: Array) -> None:
+        """Raise unless the warps [n], which write `words` [n], have learned of all reads of `places` [n]."""
+        chosen = np.flatnonzero(reads.any[places])
+        if not chosen.size:
+            return
+        late = reads.epoch[places[chosen]] > self.order.seen[warps[chosen]]
+        late[np.arange(len(chosen)), self.order.agent[warps[chosen]]] = False
         if late.any():
             which, reader = (int(i) for i in np.argwhere(late)[0])
-            raise self._race(int(words[which]), "writes", reader, "read", np.any(late, 1))
-        self.writer[words] = agent + 1 if copies is None else agent + 1 + self.order.per_cluster
-        self.written[words] = self.order.epoch[warps] if copies is None else copies
+            wrong = np.zeros(len(words), np.bool_)
+            wrong[chosen] = late.any(1)
+            raise self._race(int(words[chosen[which]]), "writes", reader, "read", wrong)
 
     def _check_writer(self, words: Array, warps: Array, agent: Array, what: str) -> None:
         writer = self.writer[words] - 1
-        known = np.take_along_axis(self.order.seen[warps], np.maximum(writer, 0)[:, None], 1)[:, 0]
+        known = self.order.seen[warps, np.maximum(writer, 0)]
         late = (writer >= 0) & (writer != agent) & (self.written[words] > known)
         if late.any():
             which = int(np.flatnonzero(late)[0])

@@ -14,8 +14,8 @@ AXES = "xyz"
 
 def special_registers(machine: Machine) -> dict[str, Any]:
     """Scalars where all warps agree, else uint32 [warps, 1] or [warps, 32]."""
-    launch = machine.launch
-    grid, block, cluster = launch.grid, launch.block, launch.cluster
+    launch = machine.grids.one
+    block, cluster = launch.block, launch.cluster
     rows = machine.row_of_warp
     values: dict[str, Any] = {}
 
@@ -39,8 +39,14 @@ def special_registers(machine: Machine) -> dict[str, Any]:
     }.items():
         values[f"%lanemask_{name}"] = np.broadcast_to(mask.astype(np.uint32), thread.shape)
 
+    launches = machine.launch_of_row[rows]
+    grid = [
+        machine.grids.per_launch([one.grid[axis] for one in machine.grids.launches], launches)
+        for axis in range(len(AXES))
+    ]
     clusters_in_grid = [extent // size for extent, size in zip(grid, cluster, strict=True)]
-    cluster_number = machine.clusters[machine.cluster_of_row[rows]]
+    number = machine.clusters[machine.cluster_of_row[rows]]
+    cluster_number = number - machine.grids.first_cluster[launches]
     rank = machine.rank_of_row[rows]
     cluster_place = _coordinates(cluster_number, clusters_in_grid)
     rank_place = _coordinates(rank, list(cluster))
@@ -50,8 +56,8 @@ def special_registers(machine: Machine) -> dict[str, Any]:
         values[f"%clusterid.{name}"] = _column(cluster_place[axis])
         values[f"%cluster_ctaid.{name}"] = _column(rank_place[axis])
         values[f"%ntid.{name}"] = np.uint32(block[axis])
-        values[f"%nctaid.{name}"] = np.uint32(grid[axis])
-        values[f"%nclusterid.{name}"] = np.uint32(clusters_in_grid[axis])
+        values[f"%nctaid.{name}"] = _column(grid[axis])
+        values[f"%nclusterid.{name}"] = _column(clusters_in_grid[axis])
         values[f"%cluster_nctaid.{name}"] = np.uint32(cluster[axis])
     values["%cluster_ctarank"] = _column(rank)
     values["%cluster_nctarank"] = np.uint32(machine.cluster_size)
@@ -60,15 +66,15 @@ def special_registers(machine: Machine) -> dict[str, Any]:
     values["%nsmid"] = np.uint32(machine.units.target.sms)
     values["%dynamic_smem_size"] = np.uint32(launch.dynamic_smem_bytes)
     values["%total_smem_size"] = np.uint32(machine.kernel.shared_bytes(launch))
-    values["%gridid"] = np.uint64(1)
+    values["%gridid"] = launches.astype(np.uint64)[:, None] + np.uint64(1)
     return values
 
 
 def _column(values: Any) -> Any:
-    """uint32 [warps, 1]."""
-    return values.astype(np.uint32)[:, None]
+    """uint32 [warps, 1], or the scalar that all warps agree on."""
+    return np.uint32(values) if np.ndim(values) == 0 else values.astype(np.uint32)[:, None]
 
 
-def _coordinates(number: Any, extents: list[int]) -> list[Any]:
+def _coordinates(number: Any, extents: list[Any]) -> list[Any]:
     """x, y, z of linear numbers, x first."""
     return [number % extents[0], number // extents[0] % extents[1], number // (extents[0] * extents[1])]

@@ -11,6 +11,7 @@ Not simulated: `.4x256b`, whose source layout the ISA draws but does not state, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -64,10 +65,19 @@ def copy_to_tensor_memory(
     shape = SHAPES[shape_name]
     if lane_of(address).any():
         raise SimulationError(f"tcgen05.cp to lane {lane_of(address).max()}, not 0")
-    data = gather_chunks(shared, cta, np.stack([chunk_indices(shape, int(d)) for d in descriptors]))
+    distinct = descriptors[:1] if (descriptors == descriptors[0]).all() else descriptors
+    data = gather_chunks(shared, cta, np.stack([chunk_indices(shape, int(d)) for d in distinct]))
     words = data.reshape(len(cta), shape.rows, shape.row_bytes).view(np.uint32)
-    for lanes in zip(*shape.lanes, strict=True):
-        memory.write(cta, np.array(lanes), column_of(address), words)
+    lanes, rows = _targets(shape)
+    memory.write(cta, lanes, column_of(address), words[:, rows])
+
+
+@cache
+def _targets(shape: CopyShape) -> tuple[IndexArray, IndexArray]:
+    """The lanes that a copy writes, ascending, and the row that goes to each."""
+    pairs = sorted((lane, row) for row, lanes in enumerate(shape.lanes) for lane in lanes)
+    lanes, rows = np.array(pairs, np.intp).T
+    return lanes, rows
 
 
 def chunk_indices(shape: CopyShape, descriptor: int) -> IndexArray:

@@ -1,7 +1,8 @@
 """A shadow of tensor memory that catches accesses which nothing orders.
 
 For each CTA, quarter of 32 lanes and column: the last write, the last reads of the warps that reach the
-quarter, and the last read by a tensor core. A warp's accesses of 16 lanes count for the whole quarter.
+quarter, and the last read by a tensor core. In a kernel whose warps access 16 lanes at a time, each half of a
+quarter is a place of its own: accumulators of 64 rows may share columns, one in each half.
 
 Products and copies issued by one thread execute in order where the PTX ISA says so ("Pipelined tcgen05
 instructions": mma after mma, mma after cp), and where every published kernel relies on it: a copy of scale
@@ -30,6 +31,8 @@ PIPELINED = {
     "source": ("copy",),
     "copy": ("copy", "source"),
 }
+# The same where order is `implied`: fused attention writes scores over probabilities just multiplied.
+IN_ORDER = PIPELINED | {"accumulator": ("accumulator", "source")}
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,13 @@ class _Track:
 
 
 class TensorShadow:
-    """Of `rows` CTAs, with `warps_per_cta` warps each."""
+    """Of `rows` CTAs, with `warps_per_cta` warps each; `halves` of a quarter told apart: 2, or 1 for none."""
 
-    def __init__(self, ordering: Ordering, rows: int, warps_per_cta: int) -> None:
+    def __init__(self, ordering: Ordering, rows: int, warps_per_cta: int, halves: int = 1) -> None:
         self.ordering = ordering
         self.warps_per_cta = warps_per_cta
-        cells = rows * QUARTERS * COLUMNS
+        self.halves = halves
+        cells = rows * QUARTERS * halves * COLUMNS
         self.writes = _Track.empty(cells)
         self.core_reads = _Track.empty(cells)
         self.warp_reads = [_Track.empty(cells) for _ in range(-(-warps_per_cta // QUARTERS))]
@@ -73,16 +77,43 @@ class TensorShadow:
         self._version = 0
         self._recent: dict[tuple[str, int, bytes, bytes], int] = {}
 
-    def quarter(self, warps: Array, rows: Array, quarters: Array, first: Array, columns: int) -> Cells:
-        """`columns` columns from `first` [G] of one quarter of lanes [G] of the CTAs `rows` [G]."""
-        base = (rows * QUARTERS + quarters) * COLUMNS + first
-        return Cells(warps, base[:, None] + np.arange(columns))
+    def quarter(
+        self,
+        warps: Array,
+        rows: Array,
+        quarters: Array,
+        first: Array,
+        columns: int,
+        half: Array | None = None,
+    ) -> Cells:
+        """`columns` columns from `first` [G] of one quarter of lanes [G] of the CTAs `rows` [G].
 
-    def all_lanes(self, warps: Array, ctas: Array, first: Array, columns: int) -> Cells:
-        """`columns` columns from `first` [G], in all lanes of the CTAs `ctas` [G, P] that a warp works on."""
-        base = ctas[:, :, None] * QUARTERS + np.arange(QUARTERS)
-        flat = (base * COLUMNS + first[:, None, None])[..., None] + np.arange(columns)
+        `half` [G]: in that half of the quarter only.
+        """
+        base = self._halves((rows * QUARTERS + quarters)[:, None], half)
+        flat = (base * COLUMNS + first[:, None])[..., None] + np.arange(columns)
         return Cells(warps, flat.reshape(len(warps), -1))
+
+    def all_lanes(
+        self, warps: Array, ctas: Array, first: Array, columns: int, half: Array | None = None
+    ) -> Cells:
+        """`columns` columns from `first` [G], in all lanes of the CTAs `ctas` [G, P] that a warp works on.
+
+        `half` [G]: in that half of every quarter only.
+        """
+        quarters = (ctas[:, :, None] * QUARTERS + np.arange(QUARTERS)).reshape(len(warps), -1)
+        flat = (self._halves(quarters, half) * COLUMNS + first[:, None])[..., None] + np.arange(columns)
+        return Cells(warps, flat.reshape(len(warps), -1))
+
+    def _halves(self, quarters: Array, half: Array | None) -> Array:
+        """The halves [G, q * n] of quarters [G, q]: both, where they are told apart, or one of each."""
+        if self.halves == 1:
+            return quarters
+        if half is not None:
+            one: Array = quarters * self.halves + half[:, None]
+            return one
+        both: Array = quarters[..., None] * self.halves + np.arange(self.halves)
+        return both.reshape(len(quarters), -1)
 
     def load(self, instruction: Instruction, cells: Cells) -> None:
         """A warp's `tcgen05.ld`."""
@@ -158,7 +189,8 @@ class TensorShadow:
         first = ordering.unfinished["ld" if did == "reads" else "st"][warps][:, None]
         late &= ~own | ((first > 0) & (epoch >= first))
         if core is not None:
-            allowed = np.array([name[1] in PIPELINED[role] for name in self._names])
+            follows = (IN_ORDER if ordering.implied else PIPELINED)[role]
+            allowed = np.array([name[1] in follows for name in self._names])
             late &= ~((agent == core[:, None]) & allowed[track.what[cells.flat]])
         if late.any():
             group, place = np.argwhere(late)[0]
@@ -170,7 +202,8 @@ class TensorShadow:
 
     def _story(self, cell: int, track: _Track, does: str, did: str, own: bool, seen: bool) -> str:
         """What is unordered at `cell`, and what would order it."""
-        row, quarter, column = cell // (QUARTERS * COLUMNS), cell // COLUMNS % QUARTERS, cell % COLUMNS
+        place, column = cell // COLUMNS, cell % COLUMNS
+        row, part = place // (QUARTERS * self.halves), place % (QUARTERS * self.halves)
         name, _ = self._names[int(track.what[cell])]
         agent = int(track.agent[cell])
         warp = agent % self.ordering.per_cluster % self.warps_per_cta
@@ -184,7 +217,7 @@ class TensorShadow:
         else:
             want = f"want a tcgen05.wait::{kind}, a tcgen05.fence::before_thread_sync and a barrier behind it"
         return (
-            f"{does} tensor memory of CTA {row}, lanes {QUADRANT * quarter} on, column {column}, "
+            f"{does} tensor memory of CTA {row}, lanes {QUADRANT // self.halves * part} on, column {column}, "
             f"that {name} for warp {warp} {did}, and nothing orders the two: {want}"
         )
 

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.ptx import Instruction
+from harness.simulator.shared import PAGE_WORDS
 from harness.simulator.tcgen05_copy import SHAPES, chunk_indices
 from harness.simulator.tcgen05_instruction import Mma
 
 Array = npt.NDArray[Any]
 WORDS_PER_CHUNK = 4
+
+
+class Read(NamedTuple):
+    """Words [1 or n, w] of the CTAs [n], ascending, and the pages [1 or n, p] that they lie in."""
+
+    ctas: Array
+    words: Array
+    pages: Array
 
 
 @dataclass(frozen=True)
@@ -50,9 +59,9 @@ class Issued:
         return f"{self.instruction.opcode} (PTX line {self.instruction.line})"
 
     @cached_property
-    def reads(self) -> list[tuple[Array, Array]]:
-        """What it reads of shared memory, operand by operand: CTAs [n] and words [1 or n, w], ascending."""
-        return [(ctas, words) for ctas, words, _ in reads_of([self])]
+    def reads(self) -> list[Read]:
+        """What it reads of shared memory, operand by operand."""
+        return list(reads_of([self]))
 
     def of(self, chosen: Array) -> Issued:
         """The same of some of its warps (bool [G])."""
@@ -88,16 +97,17 @@ def runs_of(issued: list[Issued]) -> Iterator[list[Issued]]:
         yield run
 
 
-def reads_of(run: list[Issued]) -> Iterator[tuple[Array, Array, Array | None]]:
-    """What a run reads of shared memory, operand by operand: CTAs [n], words [1 or n, w] and their pages."""
+def reads_of(run: list[Issued]) -> Iterator[Read]:
+    """What a run reads of shared memory, operand by operand."""
     first = run[0]
     flat, group = first.ctas.reshape(-1), first.ctas.shape[1]
     if first.mma is None:
-        shape = SHAPES[first.shape]
-        chunks = np.stack([chunk_indices(shape, int(d)).reshape(-1) for d in first.a])
-        chunks.sort()
-        words = (chunks[..., None] * WORDS_PER_CHUNK + np.arange(WORDS_PER_CHUNK)).reshape(len(chunks), -1)
-        yield flat, words.repeat(group, 0), None
+        if (first.a == first.a[0]).all():
+            yield Read(flat, *_copied(first.shape, int(first.a[0])))
+            return
+        each = [_copied(first.shape, int(descriptor)) for descriptor in first.a]
+        words, pages = (np.concatenate(parts).repeat(group, 0) for parts in zip(*each, strict=True))
+        yield Read(flat, words, pages)
         return
     operands = [(first.mma.b, steps_of(run, "b"))]
     if not first.a_in_tensor_memory:
@@ -106,7 +116,18 @@ def reads_of(run: list[Issued]) -> Iterator[tuple[Array, Array, Array | None]]:
         words, pages = operand.words(descriptors)
         if len(words) > 1:
             words, pages = words.repeat(group, 0), pages.repeat(group, 0)
-        yield flat, words, pages
+        yield Read(flat, words, pages)
+
+
+@lru_cache(maxsize=4096)
+def _copied(shape: str, descriptor: int) -> tuple[Array, Array]:
+    """The words [1, w] that a `tcgen05.cp` reads, ascending, and their pages [1, p].
+
+    A page may occur twice, so that all copies of a shape have equally many.
+    """
+    chunks = np.sort(chunk_indices(SHAPES[shape], descriptor).reshape(-1))
+    words = chunks[:, None] * WORDS_PER_CHUNK + np.arange(WORDS_PER_CHUNK)
+    return words.reshape(1, -1), (words[:, 0] // PAGE_WORDS)[None]
 
 
 def steps_of(run: list[Issued], name: str) -> Array:

@@ -16,6 +16,7 @@ from harness.simulator.errors import SimulationError
 LANES = 128
 COLUMNS = 512
 QUADRANT = 32  # lanes that one warp of a warpgroup reaches
+HALF_QUADRANT = QUADRANT // 2
 
 WordArray = NDArray[np.uint32]
 LaneArray = NDArray[np.intp]
@@ -38,11 +39,11 @@ class TensorMemory:
         lanes = np.broadcast_to(lanes, (len(cta), lanes.shape[-1]))
         out = np.empty((*lanes.shape, count), np.uint32)
         for chosen, column in _equal_columns(columns, count):
-            where = cta[chosen][:, None], lanes[chosen]
-            written = self.written[where[0], where[1], column : column + count]
+            where = _places(cta[chosen], lanes[chosen])
+            written = self.written[*where, column : column + count]
             if not written.all():
                 _fail_unwritten(written, cta[chosen], lanes[chosen], column)
-            out[chosen] = self.data[where[0], where[1], column : column + count]
+            out[chosen] = self.data[*where, column : column + count]
         return out
 
     def write(self, cta: NDArray[Any], lanes: LaneArray, columns: NDArray[Any], words: WordArray) -> None:
@@ -50,9 +51,18 @@ class TensorMemory:
         count = words.shape[2]
         lanes = np.broadcast_to(lanes, (len(cta), lanes.shape[-1]))
         for chosen, column in _equal_columns(columns, count):
-            where = cta[chosen][:, None], lanes[chosen]
-            self.data[where[0], where[1], column : column + count] = words[chosen]
-            self.written[where[0], where[1], column : column + count] = True
+            where = _places(cta[chosen], lanes[chosen])
+            self.data[*where, column : column + count] = words[chosen]
+            self.written[*where, column : column + count] = True
+
+
+def _places(cta: NDArray[Any], lanes: LaneArray) -> tuple[Any, Any]:
+    """Indices of `lanes` [G, L] of `cta` [G]; slices, several times faster, where these are all lanes."""
+    if lanes.shape[1] < LANES or not (lanes == np.arange(LANES)).all():
+        return cta[:, None], lanes
+    first = int(cta[0])
+    alike = len(cta) == 1 or (np.diff(cta) == 1).all()
+    return (slice(first, first + len(cta)) if alike else cta), slice(None)
 
 
 def lane_of(address: NDArray[Any]) -> NDArray[np.int64]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
+from harness.simulator.shared import PAGE_WORDS
 from harness.simulator.tcgen05_copy import copy_to_tensor_memory
 from harness.simulator.tcgen05_mma import Scales, TensorCore
 from harness.simulator.tensor_allocation import Allocations
@@ -43,6 +45,8 @@ class TensorUnit:
     def __post_init__(self) -> None:
         self.core = TensorCore(self.machine.shared.bytes, self.memory)
         self.done_at = np.zeros(len(self.machine.row_of_warp))  # by warp: when all it has issued is complete
+        # By CTA and page: how many reads of it are queued.
+        self.reading = np.zeros(self.machine.shared.state.shape, np.int16)
 
     def uses_group(self, group: int) -> None:
         """All tcgen05 instructions of a kernel name the same cta_group (PTX ISA, "Issue granularity")."""
@@ -68,6 +72,7 @@ class TensorUnit:
             raise SimulationError("a CTA that the instruction works on has exited", dead)
         if machine.functional:
             self._check_operands([one])
+            self._count([one], 1)
         self._order += 1
         self.queue.append(replace(one, order=self._order))
         ends = machine.units.occupy_tensor_cores(machine.sm_of_row[one.ctas], cycles, times)
@@ -86,8 +91,12 @@ class TensorUnit:
 
     def check_overwrite(self, rows: Array, first_word: Array, last_word: Array) -> None:
         """A copy into words `first_word` to `last_word` of the CTAs `rows` (each [n]) begins."""
+        pages = np.arange(int((last_word // PAGE_WORDS - first_word // PAGE_WORDS).max()) + 1)
+        touched = np.minimum(first_word[:, None] // PAGE_WORDS + pages, last_word[:, None] // PAGE_WORDS)
+        if not self.reading[rows[:, None], touched].any():
+            return
         for one in self.queue:
-            for ctas, words in one.reads:
+            for ctas, words, _ in one.reads:
                 near = (words[:, :1] <= last_word) & (words[:, -1:] >= first_word)
                 for group, copy in np.argwhere((ctas[:, None] == rows) & near):
                     read = words[group % len(words)]
@@ -122,11 +131,17 @@ class TensorUnit:
         self.queue = rest
         if not self.machine.functional:
             return
+        self._count(mine, -1)
         for run in runs_of(mine):
             try:
                 self._perform(run)
             except SimulationError as error:
                 raise error.located(self._place(run[0], error.wrong)) from error
+
+    def _count(self, some: list[Issued], change: int) -> None:
+        """Note that what `some` read is queued, or no longer."""
+        for read in chain.from_iterable(one.reads for one in some):
+            self.reading[read.ctas[:, None], read.pages] += change  # a page counts once, also named twice
 
     def _place(self, one: Issued, wrong: Array | None) -> str:
         """The first warp that `wrong` [G] marks (None: any), and the instruction it issued earlier."""
@@ -182,7 +197,10 @@ def tensor_unit(machine: Machine) -> TensorUnit:
     unit = machine.unit_state.get("tensor")
     if unit is None:
         ordering = machine.ordering
-        shadow = TensorShadow(ordering, machine.rows, machine.warps_per_cta) if ordering is not None else None
+        shadow = None
+        if ordering is not None:
+            halves = 2 if machine.kernel.halves_quarters else 1
+            shadow = TensorShadow(ordering, machine.rows, machine.warps_per_cta, halves)
         memory = TensorMemory.empty(machine.rows)
         unit = TensorUnit(machine, memory, Allocations(machine.sm_of_row), shadow)
         machine.unit_state["tensor"] = unit

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
-from harness.simulator.ordering import BarrierClocks
+from harness.simulator.ordering import BarrierClocks, learn
 
 Array = npt.NDArray[Any]
 
@@ -70,7 +70,7 @@ class ThreadOrder:
         """Clocks arrive on barriers."""
         barriers = self.clocks.setdefault(kind, BarrierClocks(self.agents))
         barriers.turn(keys, phases)
-        np.maximum.at(barriers.open, keys, clocks)
+        learn(barriers.open, keys, clocks)
 
     def passed(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
         """Each of `warps`, all different, has seen the phase before `phases` complete."""

@@ -93,6 +93,8 @@ def _written(instruction: Instruction) -> list[str]:
 class Units:
     """The chip's shared units during one wave of a launch. Clocks are in SM cycles from the wave's start."""
 
+    timed = True
+
     def __init__(self, target: Target, wave: Wave = ALONE) -> None:
         self.target, self.wave = target, wave
         slots = target.sms * 64
@@ -205,3 +207,29 @@ class Units:
         if shape not in self._stand_ins:
             self._stand_ins[shape] = np.random.default_rng(0).standard_normal(shape, np.float32)
         return self._stand_ins[shape]
+
+
+class Untimed(Units):
+    """Units of a run of which only the results matter: whatever is asynchronous ends when it was issued."""
+
+    timed = False
+
+    def issue(self, c: Cohort, cost: BlockCost) -> None:
+        pass
+
+    def load(
+        self, sms: Array, sizes: Array, traffic: Array, times: Array, tiles: list[Any], shared: bool
+    ) -> Array:
+        return times
+
+    def store(self, sms: Array, sizes: Array, times: Array) -> Array:
+        return times
+
+    def multiply(self, sms: Array, cycles: float, times: Array) -> Array:
+        return times
+
+    def occupy_tensor_cores(self, sms: Array, cycles: float, times: Array) -> Array:
+        return times
+
+    def load_from_cluster(self, c: Cohort, rows: Array, offsets: Array, active: Array | None) -> None:
+        pass

@@ -54,6 +54,7 @@ class FusedSm100(_Sm100Family):
     """The fused router: one kernel from quantized activations to ids and weights."""
 
     name = "fused_sm100"
+    persistent = True
     config_type = Sm100Config
 
     def space(self, problem: RouterProblem) -> dict[str, tuple[ParamValue, ...]]:

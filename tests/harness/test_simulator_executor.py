@@ -49,7 +49,8 @@ def test_an_access_out_of_bounds_names_the_instruction_and_the_tensor(
 ) -> None:
     evaluation = executor.evaluate(candidate("out_of_bounds"), PLAN)
     assert evaluation.outcome is Outcome.CRASHED
-    assert evaluation.reason.startswith("SimulationError: lane 0 of warp 0 of CTA (0, 0, 0) at PTX line ")
+    place = "SimulationError: lane 0 of warp 0 of CTA (0, 0, 0) of launch 0 at PTX line "
+    assert evaluation.reason.startswith(place)
     assert "st.global" in evaluation.reason
     assert "outside every tensor, the nearest is 'argument 5', 1 bytes away" in evaluation.reason
 

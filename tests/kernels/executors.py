@@ -12,7 +12,9 @@ from harness.check import check_router
 from harness.check_cases import DISTRIBUTIONS
 from harness.compile_pool import CompilePool, CompileResult
 from harness.executor import CheckDepth
+from harness.runner import Candidate
 from harness.simulator.errors import NotSimulatedError, SimulationError
+from harness.simulator.race_launch import search_races
 from harness.simulator.run import Program
 from harness.toolchain import TARGETS
 from kernels.family import KernelFamily
@@ -50,17 +52,14 @@ class Kernels:
             self._begun[key] = self._pool.submit(family, problem, config, self.target)
         return self._begun[key]
 
-    def launch(
-        self, family: KernelFamily, problem: RouterProblem, config: Any, races: bool = False
-    ) -> Callable[..., object]:
-        """With `races` the simulator looks for them, at a price in time."""
+    def launch(self, family: KernelFamily, problem: RouterProblem, config: Any) -> Callable[..., object]:
         if self.on_gpu:
             compiled: Callable[..., object] = family.compile(problem, config, self.target)
             return compiled
         result = self._compile(family, problem, config).result()
         if result.artifact is None:
             raise CompileError(result.reason)
-        return Program.of_folder(result.artifact.folder, races)
+        return Program.of_folder(result.artifact.folder)
 
     def fault(
         self,
@@ -69,25 +68,34 @@ class Kernels:
         config: Any,
         seed: int,
         only: tuple[str, ...] = tuple(DISTRIBUTIONS),
-        races: bool = False,
     ) -> str:
         """What the compiler, the check, or the simulator has against a kernel; "" when it passes."""
         try:
-            launch = self.launch(family, problem, config, races)
+            launch = self.launch(family, problem, config)
         except CompileError as error:
             return f"compiler: {error}"
+        candidate = Candidate(
+            launch,
+            problem,
+            lambda m: family.workspace_elements(problem, config, m),
+            family.token_tile(config),
+            family.operands,
+        )
         try:
             result = check_router(
                 launch,
                 problem,
-                lambda m: family.workspace_elements(problem, config, m),
+                candidate.workspace_elements,
                 self.device,
                 seed,
-                family.token_tile(config),
+                candidate.tile_m,
                 only,
                 operand_format=family.operands,
                 depth=self.depth,
+                together=launch.together if isinstance(launch, Program) else None,
             )
+            if isinstance(launch, Program) and result.passed:
+                search_races(launch, candidate, family.persistent, seed)
         except NotSimulatedError:
             raise
         except SimulationError as error:

@@ -102,11 +102,6 @@ class Defect:
     patches: tuple[tuple[Any, str, Any], ...] = ()
     only: tuple[str, ...] = tuple(DISTRIBUTIONS)
 
-    @property
-    def races(self) -> bool:
-        """Whether only the simulator's search for races finds it."""
-        return self.caught == RACE
-
 
 PAIR = replace(CONFIG, mma_m=256, cta_group=2, cluster_m=2)
 WIDE_PAIR = replace(PAIR, mma_n=128)

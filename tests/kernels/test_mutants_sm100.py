@@ -32,9 +32,7 @@ def kernels(compile_pool: CompilePool, request: pytest.FixtureRequest) -> Kernel
 
 def test_the_kernel_itself_passes(kernels: Kernels) -> None:
     only = ("normal", "nvfp4_every_expert", "ties")  # test_router_simulated runs more
-    assert not kernels.fault(
-        FAMILY, PROBLEM, FAMILY.planted(CONFIG, NO_DEFECT), seed=0, only=only, races=True
-    )
+    assert not kernels.fault(FAMILY, PROBLEM, FAMILY.planted(CONFIG, NO_DEFECT), seed=0, only=only)
 
 
 @pytest.mark.parametrize("name", DEFECTS)
@@ -42,5 +40,5 @@ def test_it_is_caught(name: str, kernels: Kernels) -> None:
     defect = DEFECTS[name]
     config = FAMILY.planted(defect.config, name)
     assert FAMILY.illegal_reason(defect.problem, config, "sm_100a") is None
-    fault = kernels.fault(FAMILY, defect.problem, config, seed=0, only=defect.only, races=defect.races)
+    fault = kernels.fault(FAMILY, defect.problem, config, seed=0, only=defect.only)
     assert re.search(defect.caught, fault), fault or f"{name} passed the check"

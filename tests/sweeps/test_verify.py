@@ -12,10 +12,14 @@ import pytest
 
 from harness.record import Outcome
 from kernels.families import family
+from kernels.family import ParamValue
 from kernels.problem import RouterProblem, preset
+from sweeps import verify_space as verify_space_module
 from sweeps.covering import covering_order
 from sweeps.space import Space
 from sweeps.verify import Verified, read_verified, table
+from sweeps.verify_on_gpu import OnGpu
+from sweeps.verify_space import Plan, verify_space
 
 PROBLEM = RouterProblem("tiny", hidden=512, experts=128, top_k=6)
 SMALL = replace(preset("deepseek-v4-pro"), hidden=512)
@@ -52,6 +56,8 @@ def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path) -> None:
         (found,) = read_verified(out)
         assert found.outcome is Outcome.OK, found.reason
         assert found.launches == 2 * 9
+        assert found.one_column
+        assert found.races
         assert found.resources[0].tmem_columns > 0
         assert f"1 of {len(Space(family('fused_sm100'), SMALL, 'sm_100a'))} legal configs" in done.stdout
 
@@ -65,3 +71,37 @@ def test_a_table_counts_outcomes_by_choice(tmp_path: Path) -> None:
     assert lines[0] == "2 of 9 legal configs, 14 launches: 1 ok, 1 wrong_result; 0 spill registers."
     assert "| stages | 3 | 1 | 0 | 1 |" in lines
     assert lines[-1] == "- wrong_result: row 1 ({'stages': 3})"
+
+
+def test_a_table_says_what_a_gpu_answered() -> None:
+    answers = (OnGpu("GPU", 9, 0, 1e-6), OnGpu("GPU", 9, 2, 3e-6), None)
+    found = [Verified("f", "sm_90a", "p", 512, {"stages": 2}, Outcome.OK, on_gpu=one) for one in answers]
+    assert "On GPU: 18 launches of 2 configs compared, all ids equal in 1 configs, 2 ids differ" in table(
+        found, 9
+    )
+
+
+@pytest.mark.compiles
+def test_a_process_that_dies_costs_its_config_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_space_module, "_verify", _dies_of_64_columns)
+    out = tmp_path / "verified.jsonl"
+    whole = space()
+    found = list(verify_space(whole, out, Plan(tmp_path, configs=8, jobs=2)))
+    assert read_verified(out) == found
+    assert len(found) == 8
+    for one in found:
+        dies = one.config["mma_n"] == 64
+        assert one.outcome is (Outcome.CRASHED if dies else Outcome.OK)
+        assert ("the process died with exit code 7" in one.reason) == dies
+    assert {one.config["mma_n"] for one in found} > {64}
+    assert not list(verify_space(whole, out, Plan(tmp_path, configs=8, jobs=2)))
+
+
+def _dies_of_64_columns(
+    name: str, problem: RouterProblem, params: dict[str, ParamValue], target: str, *_: object
+) -> Verified:
+    if params["mma_n"] == 64:
+        os._exit(7)
+    return Verified(name, target, problem.name, problem.hidden, params, Outcome.OK)

@@ -10,6 +10,7 @@ import torch
 
 from harness.artifact import ENTRY
 from harness.compile import link, prepare_process
+from harness.simulator.grids import Grids
 from harness.simulator.loaded import load
 from harness.simulator.machine import Machine
 from harness.simulator.memory_path import Wave
@@ -56,6 +57,6 @@ class Simulated:
         kernel.costs = block_costs(kernel.program, target)
         clusters = launch.ctas // launch.cluster_size
         units = Units(target, Wave(clusters, clusters, warm=not run.flush))
-        memory = memory_of(arguments)
-        Machine(kernel, launch, memory, np.arange(clusters), units, functional=False).run()
+        grids = Grids.of_launch(kernel, launch, memory_of(arguments))
+        Machine(kernel, grids, np.arange(clusters), units, functional=False).run()
         return float(out[:, column].max())

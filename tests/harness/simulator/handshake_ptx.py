@@ -13,6 +13,7 @@ import re
 import numpy as np
 
 from harness.simulator.global_memory import GlobalMemory
+from harness.simulator.grids import Grids
 from harness.simulator.launch import Launch
 from harness.simulator.loaded import load
 from harness.simulator.run import execute
@@ -145,12 +146,13 @@ def with_line(name: str, replacement: str) -> str:
     return changed
 
 
-def run(ptx: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def run(ptx: str, implied_order: bool = False) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Run the kernel; the sums [rounds, rows] that it stores."""
     out = np.full((ROUNDS, ROWS), np.nan, np.float32)
     memory = GlobalMemory()
     memory.register("out", out.ctypes.data, out.nbytes)
     pointer = bytes(ctypes.c_uint64(out.ctypes.data))
     launch = Launch("handshake", (1, 1, 1), (THREADS, 1, 1), (1, 1, 1), 0, (pointer,))
-    execute(load(ptx)["handshake"], launch, memory)
+    kernel = load(ptx)["handshake"]
+    execute(kernel, Grids.of_launch(kernel, launch, memory), implied_order=implied_order)
     return out

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from harness.simulator.grids import Grids
 from harness.simulator.launch import Launch
 from harness.simulator.loaded import load
 from harness.simulator.machine import Machine
@@ -55,6 +56,7 @@ def run_ptx(
     params = tuple(np.uint64(tensor.data_ptr()).tobytes() for tensor in (x, y))
     launch = Launch("kernel", (ctas, 1, 1), (threads, 1, 1), (cluster, 1, 1), 0, params)
     clusters = np.arange(ctas // cluster)
-    machine = Machine(kernel, launch, memory_of([x, y]), clusters, Units(kernel.target), **options)
+    grids = Grids.of_launch(kernel, launch, memory_of([x, y]))
+    machine = Machine(kernel, grids, clusters, Units(kernel.target), **options)
     machine.run()
     return machine

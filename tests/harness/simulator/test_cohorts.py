@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from harness.simulator.grids import Grids
 from harness.simulator.machine import Machine
 from harness.simulator.run import Program, memory_of
 from harness.simulator.timing import Units
@@ -26,7 +27,8 @@ def run_apart(program: Program, arguments: Sequence[Tensor], apart: int | None) 
     for launch in program.recorder.record(arguments):
         kernel = program.kernels[launch.kernel]
         clusters = np.arange(launch.ctas // launch.cluster_size)
-        Machine(kernel, launch, memory, clusters, Units(kernel.target), apart=apart).run()
+        grids = Grids.of_launch(kernel, launch, memory)
+        Machine(kernel, grids, clusters, Units(kernel.target), apart=apart).run()
 
 
 @pytest.mark.parametrize("apart", [1, 3])

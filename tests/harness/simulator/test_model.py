@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.simulator.grids import Grids
 from harness.simulator.machine import Machine
 from harness.simulator.memory_path import Wave
 from harness.simulator.model import Model, launch_cycles, representative, resident_clusters
@@ -37,7 +38,8 @@ def test_a_small_grid_takes_as_long_as_the_full_run(named: tuple[str, Program], 
     shared = ((args[1].data_ptr(), args[1].data_ptr() + args[1].numel() * 2),)
     columns = launch.grid[0] // launch.cluster[0]
     units = Units(target, Wave(clusters, clusters, shared=shared, columns=columns))
-    full = Machine(kernel, launch, memory_of(args), np.arange(clusters), units).run().max()
+    grids = Grids.of_launch(kernel, launch, memory_of(args))
+    full = Machine(kernel, grids, np.arange(clusters), units).run().max()
     modelled = Model(program).microseconds(args) * target.clock_mhz - launch_cycles(target, launch.ctas)
     assert modelled == pytest.approx(full, rel=0.02)
 

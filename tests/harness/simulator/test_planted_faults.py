@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from harness.simulator.errors import Deadlock, SimulationError
+from harness.simulator.grids import Grids
 from harness.simulator.run import Program, execute, memory_of
 from tests.harness.simulator.planting import Edit, planted
 from tests.harness.simulator.routers import Operands
@@ -202,10 +203,11 @@ def test_a_tensor_map_beyond_the_tensor_is_named(compiled: dict[str, Path], name
     x, y = kernel.make(0)
     memory = memory_of([x[:-1], y] if "load" in name else [x, y[:-1]])
     (launch,) = program.recorder.record([x, y])
+    kernel_of_launch = program.kernels[launch.kernel]
     with pytest.raises(
         SimulationError, match=f"{PLACE}: global address 0x[0-9a-f]+, .* outside every tensor"
     ):
-        execute(program.kernels[launch.kernel], launch, memory)
+        execute(kernel_of_launch, Grids.of_launch(kernel_of_launch, launch, memory))
 
 
 def test_what_is_not_planted_runs(compiled: dict[str, Path]) -> None:

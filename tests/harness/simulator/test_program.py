@@ -62,6 +62,10 @@ def test_paths_that_only_meet_at_the_end() -> None:
         "W: mbarrier.try_wait.parity.shared.b64 %p1, [%r4], %r5, 100; @%p1 bra.uni D; bra.uni W; D:",
         "W: mbarrier.try_wait.parity.shared.b64 %p1, [%r4], %r5; @!%p1 bra W;",
         "{ .reg .pred P; W: mbarrier.test_wait.parity.shared.b64 P, [%r4], %r5; @P bra D; bra W; D: }",
+        "W: mov.b32 %r7, 9; mbarrier.try_wait.parity.shared.b64 %p1, [%r4], %r5, %r7;"
+        "not.pred %p2, %p1; @%p2 bra W;",
+        "W: shl.b32 %r8, %r9, 3; add.s32 %r10, %r4, %r8;"
+        "mbarrier.try_wait.parity.shared.b64 %p1, [%r10], %r5; not.pred %p2, %p1; @%p2 bra W;",
     ],
 )
 def test_a_spinning_loop_is_one_wait(loop: str) -> None:
@@ -77,6 +81,10 @@ def test_a_spinning_loop_is_one_wait(loop: str) -> None:
         "W: mbarrier.try_wait.parity.shared.b64 %p1, [%r4], %r5; add.s32 %r6, %r6, 1; @!%p1 bra W;",
         "W: mbarrier.try_wait.parity.shared.b64 %p1, [%r4], %r5; @!%p2 bra W;",
         "V: W: mbarrier.try_wait.parity.shared.b64 %p1, [%r4], %r5; @!%p1 bra V;",
+        "W: add.s32 %r4, %r4, 8; mbarrier.try_wait.parity.shared.b64 %p1, [%r4], %r5; @!%p1 bra W;",
+        "W: add.s32 %r4, %r8, 8; mov.b32 %r8, %r4;"
+        "mbarrier.try_wait.parity.shared.b64 %p1, [%r4], %r5; @!%p1 bra W;",
+        "W: mbarrier.try_wait.parity.shared.b64 %p1, [%r4], %r5; not.pred %p2, %p3; @%p2 bra W;",
     ],
 )
 def test_a_loop_that_does_more_stays_a_loop(loop: str) -> None:

@@ -57,6 +57,22 @@ def test_a_missing_line(name: str, message: str) -> None:
         handshake_ptx.run(handshake_ptx.without(name))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["before zeros", "after zeros", "after full", "wait ld", "before free", "after free", "after dealloc"],
+)
+def test_order_that_barriers_and_registers_imply(name: str) -> None:
+    out = handshake_ptx.run(handshake_ptx.without(name), implied_order=True)
+    for number in range(handshake_ptx.ROUNDS):
+        assert (out[number] == handshake_ptx.MMA_K * (number + 1)).all()
+
+
+@pytest.mark.parametrize(("name", "message"), [("wait st", RELEASE_STORE), ("free wait", COMMIT)])
+def test_order_that_nothing_implies(name: str, message: str) -> None:
+    with pytest.raises(SimulationError, match=re.escape(message)):
+        handshake_ptx.run(handshake_ptx.without(name), implied_order=True)
+
+
 def test_a_missing_commit_is_a_deadlock() -> None:
     with pytest.raises(Deadlock, match=r"waits for parity 0 of the mbarrier at 0x1c00 of CTA \(0, 0, 0\)"):
         handshake_ptx.run(handshake_ptx.without("commit"))

@@ -10,6 +10,7 @@ import pytest
 
 from harness.simulator.errors import Deadlock, SimulationError
 from harness.simulator.global_memory import GlobalMemory
+from harness.simulator.grids import Grids
 from harness.simulator.launch import Launch
 from harness.simulator.loaded import load
 from harness.simulator.machine import Machine
@@ -75,7 +76,8 @@ def run_two_ctas(ptx: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     pointer = bytes(ctypes.c_uint64(out.ctypes.data))
     launch = Launch("handshake", (2, 1, 1), (handshake_ptx.THREADS, 1, 1), (1, 1, 1), 0, (pointer,))
     units = OneSm(target_named("sm_100a"))
-    ends = Machine(load(ptx)["handshake"], launch, memory, np.arange(2), units).run()
+    kernel = load(ptx)["handshake"]
+    ends = Machine(kernel, Grids.of_launch(kernel, launch, memory), np.arange(2), units).run()
     assert (out == handshake_ptx.MMA_K * np.array([[1], [2]])).all()
     return ends
 

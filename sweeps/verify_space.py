@@ -1,0 +1,121 @@
+"""Verifying a space's configs one after the other or in several processes, in any number of sittings.
+
+Each config is appended to a file of JSON lines as soon as it is known, and what the file holds is not done
+again. A process that dies costs its config an outcome, and nothing else.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import torch
+from pebble import ProcessExpired, ProcessPool
+
+from harness.compile import prepare_process
+from harness.lifeline import die_with
+from harness.record import Outcome
+from kernels.families import family
+from kernels.family import ParamValue
+from sweeps.covering import covering_order
+from sweeps.space import Space
+from sweeps.verify import SEED, Verified, read_verified, verify_config
+
+# Arrays of a config's memories come and go: a process is replaced before it has grown by much.
+CONFIGS_OF_A_PROCESS = 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to verify a space.
+
+    Attributes:
+        cache: where artifacts are kept.
+        configs, minutes: stop when so many configs are known, or after so long (None: no limit).
+        shard: (i, n) takes every n-th config, from the i-th on.
+        jobs: processes.
+        on_gpu: also compare with the current CUDA device.
+    """
+
+    cache: Path
+    configs: int | None = None
+    minutes: float | None = None
+    shard: tuple[int, int] = (0, 1)
+    jobs: int = 1
+    on_gpu: bool = False
+
+
+def verify_space(space: Space, out: Path, plan: Plan) -> Iterator[Verified]:
+    """Verify what `out` does not hold yet, append it there, and give it."""
+    found = read_verified(out)
+    done = {msgspec.json.encode(one.config, order="deterministic") for one in found}
+    left: Iterator[dict[str, ParamValue]] = (
+        params
+        for params in islice(covering_order(space, SEED), plan.shard[0], None, plan.shard[1])
+        if msgspec.json.encode(params, order="deterministic") not in done
+    )
+    if plan.configs is not None:
+        left = islice(left, max(0, plan.configs - len(found)))
+    end = None if plan.minutes is None else time.perf_counter() + 60 * plan.minutes
+    for one in _in_processes(space, left, plan, end):
+        with out.open("ab") as file:
+            file.write(msgspec.json.encode(one) + b"\n")
+        yield one
+
+
+def _in_processes(
+    space: Space, left: Iterator[dict[str, ParamValue]], plan: Plan, end: float | None
+) -> Iterator[Verified]:
+    """Each config's verdict as soon as it is known; no new one is begun after `end`."""
+    pool = ProcessPool(
+        max_workers=plan.jobs,
+        max_tasks=CONFIGS_OF_A_PROCESS,
+        initializer=_start,
+        initargs=(space.target,),
+        context=multiprocessing.get_context("spawn"),
+    )
+    running: dict[Future[Verified], dict[str, ParamValue]] = {}
+    with pool:
+        while True:
+            while len(running) < 2 * plan.jobs and (end is None or time.perf_counter() < end):
+                params = next(left, None)
+                if params is None:
+                    break
+                task = (space.family.name, space.problem, params, space.target, plan.cache, plan.on_gpu)
+                running[pool.schedule(_verify, args=task)] = params
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                params = running.pop(future)
+                try:
+                    yield future.result()
+                except ProcessExpired as error:
+                    yield Verified(
+                        space.family.name,
+                        space.target,
+                        space.problem.name,
+                        space.problem.hidden,
+                        params,
+                        Outcome.CRASHED,
+                        f"the process died with exit code {error.exitcode}",
+                    )
+
+
+def _start(target: str) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    die_with(parent.sentinel)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    prepare_process(target)
+
+
+def _verify(family_name: str, *rest: object) -> Verified:
+    return verify_config(family(family_name), *rest)  # type: ignore[arg-type]
