@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 DEFAULT_M = "1,16,64,128,256,1024"
 
 
-@click.command(epilog="\b\nExample:\n  routertune ablate --candidates 30 --out ablation.jsonl")
+@click.command(epilog="\b\nExamples:\n  routertune ablate --candidates 20 --out ablation.jsonl")
 @click.option("--problem", default=DEFAULT_PRESET, show_default=True, help="A preset.")
 @click.option("--m", "m_values", default=DEFAULT_M, show_default=True, help="Tokens, with commas.")
-@click.option("--candidates", default=30, show_default=True, help="Configs that each search tries.")
+@click.option("--candidates", default=20, show_default=True, help="Configs that each search tries.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON lines; goes on with them.")
 def ablate(problem: str, m_values: str, candidates: int, seed: int, out: Path) -> None:
