@@ -3,8 +3,9 @@
 Every variant of `harness.ablation_record` searches its part of the space, and the two-kernel path its own,
 with the same number of candidates: first the best known configs, moved to the nearest that the variant
 allows, then mutations of the fastest config so far, at each M in turn. What any search has tried counts for
-every variant that allows it. The winners are then checked in the simulator; a wrong one is dropped, and the
-next one checked.
+every variant that allows it, and so does a factorial design: every legal combination of the four tunables at
+the smallest tile. The winners are then checked in the simulator; a wrong one is dropped, and the next one
+checked.
 """
 
 from __future__ import annotations
@@ -44,6 +45,16 @@ from sweeps.space import Space, config_params
 
 TARGET = "sm_100a"
 CHECK_SEED = 0
+DESIGN = "design"
+FACTORS = ("swap_operands", "expert_split", "split_k", "grid_split")
+SMALLEST_TILE: dict[str, tuple[ParamValue, ...]] = {
+    "mma_n": (64,),
+    "cta_group": (1,),
+    "cluster_m": (1,),
+    "multicast_a": (False,),
+    "acc_stages": (1,),
+    "early_release": (False,),
+}
 # Where early release has anything to release early: several tiles for each CTA.
 LARGE_M = (1024, 4096, 16384)
 
@@ -56,16 +67,36 @@ class Ablation:
         self.tried = {key(one.family, one.config): one for one in read_tried(out)}
 
     def search(self, variant: str, candidates: int, seed: int) -> Iterator[Tried]:
-        """Try `candidates` configs for a variant; gives each one that is new to the file."""
+        """Try `candidates` configs for a variant, from the one after its last in the file on.
+
+        Gives each one that is new to the file.
+        """
         name = TWO_KERNELS if variant == TWO_KERNEL_PATH else FUSED
         space = Space(family(name), self.problem, TARGET, VARIANTS.get(variant))
         rng = np.random.default_rng(seed)
         fresh = np.ones(len(space), np.bool_)
-        for number in range(min(candidates, len(space))):
+        tried = [one.number for one in self.tried.values() if one.search == variant]
+        for number in range(max(tried, default=-1) + 1, min(candidates, len(space))):
             wanted = self._proposal(space, variant, number, rng)
             index = space.nearest(wanted, np.flatnonzero(fresh), rng)
             fresh[index] = False
             if (one := self.model(name, space.params(index), variant, number, self.m_values)) is not None:
+                yield one
+
+    def design(self, seed: int) -> Iterator[Tried]:
+        """Try every combination of the factors, the rest as near to the best known config as is legal."""
+        space = Space(family(FUSED), self.problem, TARGET, SMALLEST_TILE)
+        rng = np.random.default_rng(seed)
+        known = config_params(best_known_config(space.family, self.problem, TARGET, self.m_values[0]))
+        of: dict[tuple[ParamValue, ...], list[int]] = {}
+        for index in range(len(space)):
+            params = space.params(index)
+            of.setdefault(tuple(params[name] for name in FACTORS), []).append(index)
+        for number, (values, indices) in enumerate(sorted(of.items())):
+            wanted = {**known, **dict(zip(FACTORS, values, strict=True))}
+            index = space.nearest(wanted, np.array(indices), rng)
+            one = self.model(FUSED, space.params(index), DESIGN, number, self.m_values)
+            if one is not None:
                 yield one
 
     def _proposal(

@@ -37,6 +37,8 @@ def ablate(problem: str, m_values: str, candidates: int, seed: int, out: Path) -
     for variant in variants:
         for one in ablation.search(variant, candidates, seed):
             _show(one)
+    for one in ablation.design(seed):
+        _show(one)
     for one in ablation.check_winners(variants):
         _show(one)
     ablation.pairs_of_early_release(_show)

@@ -22,7 +22,7 @@ from harness.ablation_record import (
 from harness.record import Outcome
 from kernels.problem import preset
 from results.plot_ablation import best_table, config_table, draw_ablation, release_table, searched_m
-from sweeps.ablation import Ablation
+from sweeps.ablation import FACTORS, Ablation
 
 M = (1, 1024)
 CANDIDATES = 6
@@ -57,6 +57,16 @@ def test_every_variant_tries_as_many_configs_as_the_others(ablation: Ablation) -
         assert all(free.us[m] <= one.us[m] for v in VARIANTS if (one := best(tried, v, m)) is not None)
     again = Ablation(ablation.problem, M, ablation.out, ablation.cache)
     assert len(again.tried) == len(tried)
+    assert not list(again.search(ALL, CANDIDATES, seed=0))
+
+
+@pytest.mark.filterwarnings("ignore:fused_sm100")
+def test_the_design_has_every_combination_once(ablation: Ablation) -> None:
+    found = list(ablation.design(seed=0))
+    combinations = {tuple(one.config[name] for name in FACTORS) for one in found}
+    assert len(combinations) == len(found)
+    assert (True, 3, 4, 1) in combinations
+    assert (False, 1, 1, 1) in combinations
 
 
 @pytest.mark.filterwarnings("ignore:fused_sm100")
