@@ -37,6 +37,7 @@ VARIANTS: Mapping[str, Mapping[str, tuple[ParamValue, ...]]] = {
     },
 }
 TWO_KERNEL_PATH = "two kernels"
+DESIGN = "design"  # the search that is a factorial design
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,17 @@ import click
 import numpy as np
 from matplotlib.figure import Figure
 
-from harness.ablation_record import ALL, FUSED, TWO_KERNEL_PATH, VARIANTS, Tried, best, read_tried, released
+from harness.ablation_record import (
+    ALL,
+    DESIGN,
+    FUSED,
+    TWO_KERNEL_PATH,
+    VARIANTS,
+    Tried,
+    best,
+    read_tried,
+    released,
+)
 from results.markdown import number, table
 from results.style import (
     BLUE,
@@ -107,6 +117,20 @@ def config_table(tried: Sequence[Tried]) -> str:
     return table(["variant", "M", *SHOWN.values(), "modelled us", "check"], rows)
 
 
+def design_table(tried: Sequence[Tried]) -> str:
+    """The factorial design: modelled microseconds at the smallest M, K splits side by side."""
+    found = [one for one in tried if one.search == DESIGN and one.us]
+    m = min(found[0].us) if found else 0
+    splits = sorted({int(one.config["split_k"]) for one in found})
+    cells: dict[tuple[object, ...], dict[int, float]] = {}
+    for one in found:
+        row = tuple(one.config[name] for name in ("swap_operands", "expert_split", "grid_split"))
+        cells.setdefault(row, {})[int(one.config["split_k"])] = one.us[m]
+    rows = [[*row, *(number(cells[row].get(split)) for split in splits)] for row in sorted(cells, key=str)]
+    header = ["swap", "expert_split", "grid_split", *(f"split_k {split}" for split in splits)]
+    return f"M = {m}, modelled us:\n\n{table(header, rows)}"
+
+
 def release_table(tried: Sequence[Tried]) -> str:
     """Pairs of configs that differ in early release only, at the largest M that were modelled."""
     m_values = sorted({m for one in tried if one.search == "early_release" for m in one.us})
@@ -132,8 +156,8 @@ def main(ablation: Path, output: Path) -> None:
     tried_fused = sum(one.family == FUSED for one in tried)
     checked = sum(one.checked for one in tried)
     click.echo(f"{len(tried)} configs modelled ({tried_fused} fused), {checked} checked\n")
-    for text in (best_table(tried), config_table(tried), release_table(tried)):
-        click.echo(text + "\n")
+    for text in (best_table, design_table, config_table, release_table):
+        click.echo(text(tried) + "\n")
     click.echo(save(draw_ablation(tried), output))
 
 

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from harness.ablation_record import (
+    DESIGN,
     FUSED,
     TWO_KERNEL_PATH,
     TWO_KERNELS,
@@ -45,7 +46,6 @@ from sweeps.space import Space, config_params
 
 TARGET = "sm_100a"
 CHECK_SEED = 0
-DESIGN = "design"
 FACTORS = ("swap_operands", "expert_split", "split_k", "grid_split")
 SMALLEST_TILE: dict[str, tuple[ParamValue, ...]] = {
     "mma_n": (64,),

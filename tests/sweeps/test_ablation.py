@@ -21,7 +21,14 @@ from harness.ablation_record import (
 )
 from harness.record import Outcome
 from kernels.problem import preset
-from results.plot_ablation import best_table, config_table, draw_ablation, release_table, searched_m
+from results.plot_ablation import (
+    best_table,
+    config_table,
+    design_table,
+    draw_ablation,
+    release_table,
+    searched_m,
+)
 from sweeps.ablation import FACTORS, Ablation
 
 M = (1, 1024)
@@ -67,6 +74,7 @@ def test_the_design_has_every_combination_once(ablation: Ablation) -> None:
     assert len(combinations) == len(found)
     assert (True, 3, 4, 1) in combinations
     assert (False, 1, 1, 1) in combinations
+    assert "| False | 1 | 6 |" in design_table(found)
 
 
 @pytest.mark.filterwarnings("ignore:fused_sm100")
