@@ -73,9 +73,18 @@ class KernelFamily(ABC):
     def space(self, problem: RouterProblem) -> dict[str, tuple[ParamValue, ...]]:
         """Every parameter with its choices, in the config's field order. Their product is the space."""
 
-    @abstractmethod
     def illegal_reason(self, problem: RouterProblem, config: Any, target: str) -> str | None:
-        """None when `config` is legal; otherwise one line that says why not. Never raises."""
+        """None when `config` is legal; otherwise one line that says why not. Never raises.
+
+        By default: another target, a value that is not among the choices, then the first rule that refuses.
+        """
+        if target not in self.targets:
+            return f"target {target}: this kernel is for {', '.join(self.targets)}"
+        for name, choices in self.space(problem).items():
+            if getattr(config, name) not in choices:
+                return f"{name} = {getattr(config, name)} is not one of {', '.join(map(str, choices))}"
+        reasons = (rule.reason(problem, config) for rule in self.rules())
+        return next((reason for reason in reasons if reason is not None), None)
 
     @abstractmethod
     def default_config(self, problem: RouterProblem, m: int) -> Any:

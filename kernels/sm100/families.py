@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,18 +29,6 @@ _SOURCES = (
 class _Sm100Family(KernelFamily):
     targets = ("sm_100a", "sm_103a")
     operands = OperandFormat.NVFP4
-
-    @abstractmethod
-    def rules(self) -> tuple[Rule, ...]: ...
-
-    def illegal_reason(self, problem: RouterProblem, config: Any, target: str) -> str | None:
-        if target not in self.targets:
-            return f"target {target}: this kernel is for {', '.join(self.targets)}"
-        for name, choices in self.space(problem).items():
-            if getattr(config, name) not in choices:
-                return f"{name} = {getattr(config, name)} is not one of {', '.join(map(str, choices))}"
-        reasons = (rule.reason(problem, config) for rule in self.rules())
-        return next((reason for reason in reasons if reason is not None), None)
 
     def token_tile(self, config: Any) -> int:
         return int(config.token_tile * config.cta_group)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,6 @@ _SOURCES = ("config.py", "epilogue.py", "gemm.py", "launch.py")
 
 class _Sm90Family(KernelFamily):
     targets = ("sm_90a",)
-
-    @abstractmethod
-    def rules(self) -> tuple[Rule, ...]: ...
-
-    def illegal_reason(self, problem: RouterProblem, config: Any, target: str) -> str | None:
-        if target not in self.targets:
-            return f"target {target}: this kernel is for {', '.join(self.targets)}"
-        for name, choices in self.space(problem).items():
-            if getattr(config, name) not in choices:
-                return f"{name} = {getattr(config, name)} is not one of {', '.join(map(str, choices))}"
-        reasons = (rule.reason(problem, config) for rule in self.rules())
-        return next((reason for reason in reasons if reason is not None), None)
 
     def source_files(self) -> tuple[Path, ...]:
         return (*shared_sources(), *(_HERE / name for name in _SOURCES))
