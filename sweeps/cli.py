@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from sweeps.cli_ablate import ablate
 from sweeps.cli_simulate import simulate
 from sweeps.cli_trace import trace
 from sweeps.cli_verify import verify
@@ -408,6 +409,7 @@ def bench(trials: int, simulator: bool) -> None:
 main.add_command(simulate)
 main.add_command(trace)
 main.add_command(verify)
+main.add_command(ablate)
 
 
 if __name__ == "__main__":

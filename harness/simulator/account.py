@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from harness.simulator.account_record import LOAD, PRODUCT, STORE, LaunchAccount, RoleAccount, WaveAccount
+from harness.simulator.memory_path import Wave
 from harness.simulator.model import Model, launch_cycles
 from harness.simulator.run import Program
+from harness.simulator.target import Target
 from harness.simulator.trace import TracedUnits
 
 SCHEDULERS = 4  # of an SM
@@ -23,8 +25,8 @@ def account(program: Program, args: Sequence[torch.Tensor], *, warm: bool, **mod
     """Model a launch of `program` on `args` with everything written down; `model` is passed to `Model`."""
     traced: list[TracedUnits] = []
 
-    def make_units(*arguments: Any) -> TracedUnits:
-        traced.append(TracedUnits(*arguments))
+    def make_units(target: Target, wave: Wave) -> TracedUnits:
+        traced.append(TracedUnits(target, wave))
         return traced[-1]
 
     microseconds = Model(program, make_units=make_units, **model).microseconds(args, warm)
@@ -34,7 +36,7 @@ def account(program: Program, args: Sequence[torch.Tensor], *, warm: bool, **mod
     return LaunchAccount(
         microseconds,
         target.clock_mhz,
-        launch_cycles(target, first.clusters * first.machine.cluster_size),
+        launch_cycles(target, first.wave.clusters * first.machine.cluster_size),
         tuple(_wave(units) for units in traced),
     )
 
@@ -53,19 +55,19 @@ def _wave(units: TracedUnits) -> WaveAccount:
     shares = {
         "tensor cores": total[PRODUCT] / (sms * cycles),
         "SM intake": sizes[LOAD] / chip["sm_bytes"] / (sms * cycles),
-        "L2": units.l2_bytes / units.l2.rate / cycles,
-        "memory": units.memory_bytes / units.dram.rate / cycles,
+        "L2": units.memory.l2_bytes / units.memory.l2.rate / cycles,
+        "memory": units.memory.memory_bytes / units.memory.dram.rate / cycles,
         "issue slots": units.issue_cycles / (SCHEDULERS * sms * cycles),
     }
     return WaveAccount(
         kernel=machine.kernel.kernel.name,
-        clusters=units.clusters,
+        clusters=units.wave.clusters,
         simulated_ctas=machine.rows,
         warps_per_cta=machine.warps_per_cta,
         cycles=cycles,
         shares=shares,
-        l2_bytes=units.l2_bytes,
-        memory_bytes=units.memory_bytes,
+        l2_bytes=units.memory.l2_bytes,
+        memory_bytes=units.memory.memory_bytes,
         stored_bytes=float(sizes[STORE]),
         roles=_roles(units, cycles),
         spans=tuple(span for span in units.spans if span.sm == machine.sm_of_row[0]),

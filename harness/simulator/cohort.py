@@ -44,7 +44,8 @@ class Frame:
 
 
 class Cohort:
-    """`warps` are numbers in the machine; `clock` is each warp's own time in cycles."""
+    """`warps` are numbers in the machine; `clock` is each warp's own time in cycles,
+    `began` that at which it began its block."""
 
     def __init__(
         self, machine: Machine, warps: Array, registers: list[Any], block: int, clock: Array
@@ -54,7 +55,7 @@ class Cohort:
         self.rows = machine.row_of_warp[warps]
         self.registers = registers
         self.block = block
-        self.clock = clock
+        self.clock = self.began = clock
         self.mask: Array | None = None
         self.stack: list[Frame] = []
         self.token: tuple[Array, ...] | None = None

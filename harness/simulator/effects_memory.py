@@ -151,6 +151,8 @@ def load_shared(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[
     active = None if m is None else c.active(m)
     rows, offsets = shared_place(c, address, active)
     active = _restricted(c, m, offsets)
+    if c.machine.cluster_size > 1 and c.machine.units.timed:
+        c.machine.units.load_from_cluster(c, rows, offsets, active)
     whole = size * count
     _misaligned(offsets, whole, active, "shared")
     flat = shared.index(rows, offsets, size, active)

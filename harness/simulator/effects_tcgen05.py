@@ -132,9 +132,11 @@ def _multiply(unit: TensorUnit, one: Issued, shape: Mma, times: Array) -> None:
                 f"{columns} columns from {int(first[0])} on"
             )
     claim(unit, one, places, layout.path is DataPath.HALF)
-    macs = unit.machine.units.mma_macs(WORKING_BITS[shape.kind])
-    # A CTA's tensor core works on 128 rows at a time.
-    unit.issue(one, max(shape.m // shape.cta_group, LANES) * shape.n * shape.k / macs, times)
+    units, bits = unit.machine.units, WORKING_BITS[shape.kind]
+    # A CTA's tensor core works on 128 rows at a time; each CTA of a pair reads its own rows and half of B.
+    products = max(shape.m // shape.cta_group, LANES) * shape.n * shape.k
+    read_rows = ((0 if one.a_in_tensor_memory else shape.m) + shape.n) // shape.cta_group
+    unit.issue(one, units.mma_cycles(products, read_rows * shape.k * bits / 8, bits), times)
 
 
 def claim(unit: TensorUnit, one: Issued, places: list[tuple[str, Array, int]], halved: bool = False) -> None:

@@ -6,12 +6,17 @@ x, which covers every partner of a merge), and the chip's L2 and memory serve th
 columns have of the wave. What several columns read, the weight, comes from memory once: its bytes are charged
 to the simulated columns in the same proportion.
 
+The chip takes the clusters of a grid along x first. Where a wave does not hold the whole grid, the CTAs of a
+column do not run together: the tokens that one row of clusters has read come from memory again for a row of
+a later turn, unless all inputs fit into the L2.
+
 A small grid is simulated whole; there the model equals the machine's full run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +27,7 @@ from harness.simulator.grids import Grids
 from harness.simulator.launch import Launch
 from harness.simulator.loaded import LoadedKernel
 from harness.simulator.machine import Machine
+from harness.simulator.memory_path import Wave
 from harness.simulator.run import Program, memory_of
 from harness.simulator.target import Target
 from harness.simulator.timing import Units
@@ -46,7 +52,7 @@ class Model:
         registers: Mapping[str, int] | None = None,
         target: Target | None = None,
         weights: tuple[int, ...] = (1,),
-        make_units: Callable[..., Units] = Units,
+        make_units: Callable[[Target, Wave], Units] = Units,
     ) -> None:
         self.program = program
         self.weights = weights
@@ -56,8 +62,8 @@ class Model:
 
     def microseconds(self, args: Sequence[Any], warm: bool = False) -> float:
         """Time of one launch of the artifact on `args`; `warm`: the inputs lie in the L2 already."""
-        memory = memory_of(args)
-        ranges = tuple(
+        size = sum(arg.numel() * arg.element_size() for arg in args)
+        weights = tuple(
             (args[i].data_ptr(), args[i].data_ptr() + args[i].numel() * args[i].element_size())
             for i in self.weights
         )
@@ -66,58 +72,79 @@ class Model:
         for number, launch in enumerate(launches):
             kernel = self.program.kernels[launch.kernel]
             target = self.target or kernel.target
+            fits = size <= target.chip["l2_capacity_bytes"]
             # What one kernel of a launch wrote, the next one finds in the L2.
-            total += (
-                self._cycles(kernel, launch, memory, target, warm or number > 0, ranges) / target.clock_mhz
-            )
+            inputs = Inputs(memory_of(args), weights, (warm and fits) or number > 0, fits)
+            total += self._cycles(kernel, launch, target, inputs) / target.clock_mhz
         return total
 
-    def _cycles(
-        self,
-        kernel: LoadedKernel,
-        launch: Launch,
-        memory: GlobalMemory,
-        target: Target,
-        warm: bool,
-        ranges: tuple[tuple[int, int], ...],
-    ) -> float:
+    def _cycles(self, kernel: LoadedKernel, launch: Launch, target: Target, inputs: Inputs) -> float:
         clusters = launch.ctas // launch.cluster_size
         registers = self.registers.get(launch.kernel, DEFAULT_REGISTERS)
         at_once = resident_clusters(kernel, launch, target, registers)
         full, rest = divmod(clusters, at_once)
-        chip = target.chip
+        # What fits into the L2 stays there from one turn to the next.
+        rows = launch.ctas if inputs.fit else rows_at_once(launch, at_once)
+
+        def wave(size: int, later: bool) -> float:
+            return self._wave(kernel, launch, target, inputs, size, later, rows)
+
         cycles = launch_cycles(target, min(launch.ctas, at_once * launch.cluster_size))
         for number in range(min(full, 2)):
-            wave = self._run(kernel, launch, memory, target, at_once, warm, number > 0, ranges)
-            cycles += wave * (1 if number == 0 else full - 1)
+            cycles += wave(at_once, number > 0) * (1 if number == 0 else full - 1)
         if rest:
-            cycles += self._run(kernel, launch, memory, target, rest, warm, full > 0, ranges)
-        return cycles + max(0, full + bool(rest) - 1) * chip["wave_cycles"]
+            cycles += wave(rest, full > 0)
+        return cycles + max(0, full + bool(rest) - 1) * target.chip["wave_cycles"]
 
-    def _run(
+    def _wave(
         self,
         kernel: LoadedKernel,
         launch: Launch,
-        memory: GlobalMemory,
         target: Target,
+        inputs: Inputs,
         clusters: int,
-        warm: bool,
         later: bool,
-        ranges: tuple[tuple[int, int], ...],
+        rows: int,
     ) -> float:
-        """Cycles of one wave of `clusters`; `later`: the wave before has brought what all columns share."""
+        """Cycles of one wave of `clusters`; `later`: the wave before has brought what all columns share.
+
+        `rows`: of clusters, that the chip runs in one turn.
+        """
         chosen = representative(launch, clusters)
-        per_column = launch.ctas // launch.cluster_size * launch.cluster[0] // launch.grid[0]
-        columns = max(1, clusters // per_column)
-        units = self.make_units(target, clusters, len(chosen), warm, later, ranges, columns)
-        grids = Grids.of_launch(kernel, launch, memory)
+        columns = launch.grid[0] // launch.cluster[0]
+        turns = np.repeat(chosen // columns // rows, launch.cluster_size)
+        at_once = min(columns, clusters)
+        wave = Wave(clusters, len(chosen), inputs.warm, later, inputs.weights, at_once, turns)
+        units = self.make_units(target, wave)
+        grids = Grids.of_launch(kernel, launch, inputs.memory)
         machine = Machine(kernel, grids, chosen, units, functional=False)
         return float(machine.run().max())
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a launch reads.
+
+    Attributes:
+        weights: addresses (first, end) of what all tokens share.
+        warm: everything lies in the L2 before the launch.
+        fit: everything fits into the L2.
+    """
+
+    memory: GlobalMemory
+    weights: tuple[tuple[int, int], ...]
+    warm: bool
+    fit: bool
 
 
 def launch_cycles(target: Target, ctas: int) -> float:
     """Cycles until the first wave, of `ctas`, runs."""
     return target.chip["launch_cycles"] + ctas * target.chip["launch_cta_cycles"]
+
+
+def rows_at_once(launch: Launch, at_once: int) -> int:
+    """Rows of clusters that run together: the chip takes a grid's clusters along x first."""
+    return max(1, at_once * launch.cluster[0] // launch.grid[0])
 
 
 def representative(launch: Launch, clusters: int) -> Array:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.simulator.bandwidth import Bandwidth
+from harness.simulator.cluster_port import ClusterPort, packets
+from harness.simulator.memory_path import MemoryPath, Wave
 from harness.simulator.program import Branch, Program
 from harness.simulator.ptx import Instruction, Pair, Reg, Vector, guard_name
 from harness.simulator.target import Target
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from harness.simulator.cohort import Cohort
 
 Array = npt.NDArray[Any]
+ALONE = Wave()  # everything is simulated
 INSTRUCTION_BYTES = 16  # of a machine instruction since Volta
 
 
@@ -89,48 +91,23 @@ def _written(instruction: Instruction) -> list[str]:
 
 
 class Units:
-    """The chip's shared units during one launch. Clocks are in SM cycles from the CTAs' start.
-
-    Of `clusters` that run at once, `simulated` are in the machine: they get that share of the L2 and the
-    memory. `warm`: every input lies in the L2. `shared`: addresses (first, end) of what all columns of the
-    grid read, the weight; `shared_in_l2`: it lies there already. `columns` of the grid run at once.
-    """
+    """The chip's shared units during one wave of a launch. Clocks are in SM cycles from the wave's start."""
 
     timed = True
 
-    def __init__(
-        self,
-        target: Target,
-        clusters: int = 1,
-        simulated: int = 1,
-        warm: bool = False,
-        shared_in_l2: bool = False,
-        shared: tuple[tuple[int, int], ...] = (),
-        columns: int = 1,
-    ) -> None:
-        self.target = target
-        self.shared_ranges = shared
-        self.warm, self.shared_in_l2 = warm, shared_in_l2
-        chip = target.chip
-        share = simulated / max(clusters, simulated)
-        self.share = share
-        # A GPC takes in no more than so much: few clusters reach few GPCs.
-        gpcs = min(chip["gpcs"], max(clusters, simulated))
-        # SMs of a GPC that ask for the same tile at about the same time are served by one transfer.
-        alone = min(1.0, chip["gpcs"] / max(1, columns))
-        self.shared_traffic = 1.0 - chip["l2_coalesced"] * (1.0 - alone)
-        self.l2 = Bandwidth(min(chip["l2_bytes"], chip["gpc_bytes"] * gpcs) * share)
-        self.dram = Bandwidth(chip["dram_bytes"] * share)
+    def __init__(self, target: Target, wave: Wave = ALONE) -> None:
+        self.target, self.wave = target, wave
         slots = target.sms * 64
-        self.sm_free = np.zeros(slots)
+        self.memory = MemoryPath(target, wave, slots)
         self.tensor_free = np.zeros(slots)
+        self.cluster_port = ClusterPort(slots)
         self.fetched = np.zeros((slots, 0), np.bool_)
         self.fetched_bytes = np.zeros(slots)
-        self.seen: dict[Any, float] = {}
         self._stand_ins: dict[tuple[int, ...], Array] = {}
 
     def place(self, rows: int, cluster_size: int) -> Array:
         """The SM of each CTA: one after the other."""
+        self.memory.cluster_size = cluster_size
         return np.arange(rows)
 
     def start_of(self, sms: Array) -> Array:
@@ -143,6 +120,7 @@ class Units:
         if cost.index >= self.fetched.shape[1]:
             more = np.zeros((len(self.fetched), cost.index + 64 - self.fetched.shape[1]), np.bool_)
             self.fetched = np.concatenate([self.fetched, more], 1)
+        c.began = c.clock
         sms = c.machine.sm_of_row[c.rows]
         first = ~self.fetched[sms, cost.index]
         if first.any():
@@ -155,7 +133,7 @@ class Units:
 
         After a wave of the launch, or where the inputs lie in the L2, the code lies in the SM's own cache.
         """
-        if self.warm or self.shared_in_l2:
+        if self.wave.warm or self.wave.shared_in_l2:
             return np.zeros(len(sms))
         ahead = self.target.chip["instruction_prefetch_bytes"]
         before = self.fetched_bytes[sms]
@@ -167,31 +145,25 @@ class Units:
     def load(
         self, sms: Array, sizes: Array, traffic: Array, times: Array, tiles: list[Any], shared: bool
     ) -> Array:
-        """When tile loads issued at `times` into `sms` have arrived.
+        """When tile loads issued at `times` into `sms` have arrived: see `MemoryPath.load`."""
+        return self.memory.load(sms, sizes, traffic, times, tiles, shared)
 
-        `sizes`: bytes of each box; `traffic`: those of them that lie in the tensor; `tiles`: what identifies
-        each tile, so that it comes from memory once; `shared`: all columns of the grid read these tiles.
+    def load_from_cluster(self, c: Cohort, rows: Array, offsets: Array, active: Array | None) -> None:
+        """Hold warps until what their lanes load from other CTAs, at `offsets` of `rows`, has arrived.
+
+        The loads of a block begin with it: the block's own cycles go by while packets pass.
         """
-        chip = self.target.chip
-        done = np.empty(len(times))
-        for index in np.argsort(times, kind="stable"):
-            sm, tile = sms[index], tiles[index]
-            start = max(times[index], self.sm_free[sm])
-            transfer = sizes[index] / chip["sm_bytes"]
-            self.sm_free[sm] = start + max(transfer, chip["tma_issue_cycles"])
-            asked = traffic[index] * (self.shared_traffic if shared else 1.0)
-            arrived = self.l2.take(start, asked) + chip["l2_latency"]
-            if tile not in self.seen:
-                in_l2 = self.warm or (shared and self.shared_in_l2)
-                # A tile that all columns read comes once for all of them.
-                amount = traffic[index] * (self.share if shared else 1.0)
-                self.seen[tile] = 0.0 if in_l2 else self.dram.take(start, amount) + chip["dram_latency"]
-            done[index] = max(arrived, self.seen[tile]) + transfer
-        return done
+        counts = packets(c.rows, rows, offsets, active)
+        if counts.any():
+            entry = "cluster_packet_cycles" if c.machine.cluster_size == 2 else "cluster_packet_cycles_large"
+            cycles = counts * self.target.chip[entry]
+            passed = self.cluster_port.take(c.machine.sm_of_row[c.rows], cycles, c.began)
+            arrived = passed + self.target.latency_of("ld.shared::cluster")
+            c.clock = np.where(counts > 0, np.maximum(c.clock, arrived), c.clock)
 
     def is_shared(self, address: int) -> bool:
         """Whether all columns of the grid read the tensor at `address`."""
-        return any(first <= address < end for first, end in self.shared_ranges)
+        return any(first <= address < end for first, end in self.wave.shared)
 
     def store(self, sms: Array, sizes: Array, times: Array) -> Array:
         """When tile stores have left shared memory and reached the L2."""
@@ -222,9 +194,13 @@ class Units:
         return self.target.chip["mma_macs"] * 16 / bits
 
     def wgmma_cycles(self, n: int, k: int, bits: int, a_from_shared: bool) -> float:
-        """Cycles of one m64nNkK: its products, or the reading of its operands from shared memory."""
+        """Cycles of one m64nNkK."""
         read = ((64 if a_from_shared else 0) + n) * k * bits / 8
-        return max(64 * n * k / self.mma_macs(bits), read / self.target.chip["mma_shared_bytes"])
+        return self.mma_cycles(64 * n * k, read, bits)
+
+    def mma_cycles(self, products: int, read_bytes: float, bits: int) -> float:
+        """Cycles of an SM's tensor cores: `products`, or the reading of their operands from shared memory."""
+        return max(products / self.mma_macs(bits), read_bytes / self.target.chip["mma_shared_bytes"])
 
     def stand_in(self, shape: tuple[int, ...]) -> Array:
         """Normal numbers for an accumulator whose products are not computed: control flow depends on them."""
@@ -254,3 +230,6 @@ class Untimed(Units):
 
     def occupy_tensor_cores(self, sms: Array, cycles: float, times: Array) -> Array:
         return times
+
+    def load_from_cluster(self, c: Cohort, rows: Array, offsets: Array, active: Array | None) -> None:
+        pass

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.account_record import LOAD, PRODUCT, STORE, Span
+from harness.simulator.memory_path import Wave
 from harness.simulator.program import Wait
 from harness.simulator.ptx import Instruction
 from harness.simulator.target import Target
@@ -32,8 +33,9 @@ ROLES = (
     ("tcgen05.ld", "epilogue"),
 )
 OTHER = "other"
-# Instructions within a block that move a warp's clock to the end of what is asynchronous.
-INNER_WAITS = ("wgmma.wait_group", "tcgen05.wait")
+# Instructions within a block that move a warp's clock to the end of what is asynchronous, or of what others
+# have queued before it.
+INNER_WAITS = ("wgmma.wait_group", "tcgen05.wait", "ld.shared::cluster")
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,11 @@ class Waited:
 class TracedUnits(Units):
     """Units that remember; made like `Units`, for one machine."""
 
-    def __init__(self, target: Target, clusters: int = 1, *arguments: Any) -> None:
-        super().__init__(target, clusters, *arguments)
-        self.clusters = clusters
+    def __init__(self, target: Target, wave: Wave) -> None:
+        super().__init__(target, wave)
         self.spans: list[Span] = []
         self.waits: list[Waited] = []
-        self.memory_bytes = self.l2_bytes = self.issue_cycles = 0.0
+        self.issue_cycles = 0.0
         self.machine: Machine | None = None
 
     def issue(self, c: Cohort, cost: BlockCost) -> None:
@@ -72,12 +73,7 @@ class TracedUnits(Units):
     def load(
         self, sms: Array, sizes: Array, traffic: Array, times: Array, tiles: list[Any], shared: bool
     ) -> Array:
-        new = [index for index, tile in enumerate(tiles) if tile not in self.seen]
         done = super().load(sms, sizes, traffic, times, tiles, shared)
-        self.l2_bytes += float(traffic.sum())
-        if not self.warm and not (shared and self.shared_in_l2):
-            first = {tiles[index]: traffic[index] for index in reversed(new)}
-            self.memory_bytes += float(sum(first.values())) * (self.share if shared else 1.0)
         self._remember(LOAD, sms, times, done, sizes)
         return done
 

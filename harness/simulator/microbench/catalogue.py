@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.simulator.microbench import arithmetic, fetch, launches, memory, products, sync, tiles
+from harness.simulator.microbench import arithmetic, clusters, fetch, launches, memory, products, sync, tiles
 from harness.simulator.microbench.micro import Micro
 
 GROUPS = {
@@ -13,6 +13,7 @@ GROUPS = {
     "products": products.micros,
     "tiles": tiles.micros,
     "fetch": fetch.micros,
+    "clusters": clusters.micros,
 }
 
 

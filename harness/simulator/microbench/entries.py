@@ -116,7 +116,9 @@ MEMORY: list[Entry] = [
     _per("latency.atom", "chase_atomic_relaxed", memory.ATOMICS, LINK),
     *(_per(f"issue.{op}.shared", f"stream_{op}_shared_v1", STREAMED) for op in ("ld", "st")),
     *(_per(f"issue.{op}.shared.v4", f"stream_{op}_shared_v4", STREAMED // 2) for op in ("ld", "st")),
-    _per("issue.ld.shared::cluster", "stream_ld_cluster_v1", STREAMED),
+    _per("issue.ld.shared::cluster", "stream_ld_shared_v1", STREAMED),
+    # All 16 warps of an SM; each load is four packets of 32 bytes.
+    _per("chip.cluster_packet_cycles", "stream_ld_cluster_v1", 16 * STREAMED),
     *(_per(f"issue.{op}.global", f"stream_{op}_global", STREAMED // 4) for op in ("ld", "st")),
     *(
         _per(f"stall.fence.{name}", f"repeat_fence_{name.replace('.', '_')}", memory.FENCES_IN_ALL, 1)

@@ -13,6 +13,7 @@ from harness.compile import link, prepare_process
 from harness.simulator.grids import Grids
 from harness.simulator.loaded import load
 from harness.simulator.machine import Machine
+from harness.simulator.memory_path import Wave
 from harness.simulator.microbench.micro import (
     OUT_COLUMNS,
     PARAMETERS,
@@ -55,7 +56,7 @@ class Simulated:
         kernel = self.kernels[launch.kernel]
         kernel.costs = block_costs(kernel.program, target)
         clusters = launch.ctas // launch.cluster_size
-        units = Units(target, clusters, clusters, warm=not run.flush)
+        units = Units(target, Wave(clusters, clusters, warm=not run.flush))
         grids = Grids.of_launch(kernel, launch, memory_of(arguments))
         Machine(kernel, grids, np.arange(clusters), units, functional=False).run()
         return float(out[:, column].max())

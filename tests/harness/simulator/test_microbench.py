@@ -12,6 +12,7 @@ import pytest
 
 from harness.provenance import PROJECT_ROOT
 from harness.simulator.errors import SimulationError
+from harness.simulator.microbench import clusters
 from harness.simulator.microbench.apply import rewrite
 from harness.simulator.microbench.catalogue import catalogue
 from harness.simulator.microbench.entries import ENTRIES, Direct, Shifted
@@ -20,12 +21,14 @@ from harness.simulator.target import TABLES, target_named
 
 PUBLISHED = PROJECT_ROOT / "results/published/2026-11-24-h100-microbench/microbench.json"
 MICROS = {micro.name: micro for micro in catalogue()}
-
+# Written after the published measurement: what they would give is not known.
+UNMEASURED = {micro.name for micro in clusters.micros()}
 
 # Nothing was fitted to these: what the model makes of the entries that others gave.
 PREDICTED = [
     ("bar_sync_384", "bar", 0, 0.05),
     ("cluster_release_2", "cluster", 0, 0.05),
+    ("chase_cluster", "cluster", 0, 0.05),
     ("wgmma_n16_steps4_left1_groups1", "wgmma", 0, 0.08),
     ("wgmma_n64_steps16_left0_groups1", "wgmma", 0, 0.08),
     ("wgmma_n192_steps4_left1_groups2", "wgmma", 0, 0.05),
@@ -54,10 +57,11 @@ def results() -> Results:
     return Results.read(PUBLISHED)
 
 
-def test_names_are_unique_and_all_were_measured(results: Results) -> None:
+def test_names_are_unique_and_all_but_new_ones_were_measured(results: Results) -> None:
     assert len(MICROS) == len(catalogue())
-    assert set(results.raw["results"]) == set(MICROS)
-    for name, micro in MICROS.items():
+    assert set(results.raw["results"]) == set(MICROS) - UNMEASURED
+    for name in set(MICROS) - UNMEASURED:
+        micro = MICROS[name]
         assert set(results.raw["results"][name]) == {run.name for run in micro.runs}
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from harness.simulator.grids import Grids
 from harness.simulator.machine import Machine
+from harness.simulator.memory_path import Wave
 from harness.simulator.model import Model, launch_cycles, representative, resident_clusters
 from harness.simulator.run import Program, memory_of
 from harness.simulator.target import target_named
@@ -36,7 +37,7 @@ def test_a_small_grid_takes_as_long_as_the_full_run(named: tuple[str, Program], 
     clusters = launch.ctas // launch.cluster_size
     shared = ((args[1].data_ptr(), args[1].data_ptr() + args[1].numel() * 2),)
     columns = launch.grid[0] // launch.cluster[0]
-    units = Units(target, clusters, clusters, False, False, shared, columns)
+    units = Units(target, Wave(clusters, clusters, shared=shared, columns=columns))
     grids = Grids.of_launch(kernel, launch, memory_of(args))
     full = Machine(kernel, grids, np.arange(clusters), units).run().max()
     modelled = Model(program).microseconds(args) * target.clock_mhz - launch_cycles(target, launch.ctas)
