@@ -68,8 +68,8 @@ def _shared_stream(op: str, width: int, remote: bool = False) -> Micro:
     sync = CLUSTER_SYNC if remote else "bar.sync 0;\n"
     values = [f"v{number}" for number in range(8)]
     # The address changes by a zero that the compiler does not know, so that no access is left out.
-    setup = f".reg .b32 at, zero, peer, sum, {', '.join(values)};\\nmov.b32 sum, 0;\\n"
-    setup += f"mul.lo.u32 at, tid, {4 * width};\\nadd.u32 at, at, smem;\\n"
+    setup = f".reg .b32 at, zero, peer, sum, {', '.join(values)};\nmov.b32 sum, 0;\n"
+    setup += f"mul.lo.u32 at, tid, {4 * width};\nadd.u32 at, at, smem;\n"
     setup += "".join(f"mov.b32 {value}, tid;\n" for value in values)
     if remote:
         setup += "mov.u32 peer, %cluster_ctarank;\nxor.b32 peer, peer, 1;\n"

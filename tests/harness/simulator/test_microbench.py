@@ -115,3 +115,7 @@ def test_another_file_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
     with pytest.raises(SimulationError, match=r"other\.json") as caught:
         Results.read(path)
     assert "\n" not in str(caught.value)
+
+
+def test_no_micro_has_an_escape_left_in_its_ptx() -> None:
+    assert not [micro.name for micro in catalogue() if "\\" in micro.body]
