@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.simulator.cluster_port import ClusterPort, packets
+from harness.simulator.cluster_port import ClusterPort, requests
 from harness.simulator.memory_path import MemoryPath, Wave
 from harness.simulator.program import Branch, Program
 from harness.simulator.ptx import Instruction, Pair, Reg, Vector, guard_name
@@ -151,15 +151,15 @@ class Units:
     def load_from_cluster(self, c: Cohort, rows: Array, offsets: Array, active: Array | None) -> None:
         """Hold warps until what their lanes load from other CTAs, at `offsets` of `rows`, has arrived.
 
-        The loads of a block begin with it: the block's own cycles go by while packets pass.
+        The loads of a block begin with it: the block's own cycles go by while requests pass.
         """
-        counts = packets(c.rows, rows, offsets, active)
-        if counts.any():
-            entry = "cluster_packet_cycles" if c.machine.cluster_size == 2 else "cluster_packet_cycles_large"
-            cycles = counts * self.target.chip[entry]
+        lines, sectors = requests(c.rows, rows, offsets, active)
+        if lines.any():
+            chip = self.target.chip
+            cycles = lines * chip["cluster_line_cycles"] + sectors * chip["cluster_sector_cycles"]
             passed = self.cluster_port.take(c.machine.sm_of_row[c.rows], cycles, c.began)
             arrived = passed + self.target.latency_of("ld.shared::cluster")
-            c.clock = np.where(counts > 0, np.maximum(c.clock, arrived), c.clock)
+            c.clock = np.where(lines > 0, np.maximum(c.clock, arrived), c.clock)
 
     def is_shared(self, address: int) -> bool:
         """Whether all columns of the grid read the tensor at `address`."""

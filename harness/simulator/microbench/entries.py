@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.simulator.microbench import arithmetic, fetch, memory, products, sync, tiles
+from harness.simulator.microbench import arithmetic, clusters, fetch, memory, products, sync, tiles
 from harness.simulator.microbench.results import Results
 
 
@@ -54,6 +54,21 @@ def _issue(entry: str, name: str, instructions: int = 1) -> Direct:
 
 def _per(entry: str, micro: str, events: int, beside: float = 0.0, run: str | None = None) -> Direct:
     return Direct(entry, micro, lambda r: r.cycles(micro, run) / events - beside)
+
+
+CLUSTER_MICROS = "cluster_rows_2, stream_ld_cluster_v1"
+
+
+def _line(r: Results) -> float:
+    """Cycles of a line of which one sector is touched: every load of a warp of `cluster_rows_2` has 16."""
+    loads = clusters.LOOPS * clusters.UNROLL * clusters.THREADS // 32
+    return r.cycles("cluster_rows_2", "one") / (16 * loads)
+
+
+def _sector(r: Results) -> float:
+    """Cycles of each further sector: a load of 128 neighbouring bytes has one line and four of them."""
+    loads = memory.LOOPS * memory.UNROLL * memory.STREAM_THREADS // 32
+    return (r.cycles("stream_ld_cluster_v1") / loads - _line(r)) / 3
 
 
 ARITHMETIC: list[Entry] = [
@@ -117,8 +132,8 @@ MEMORY: list[Entry] = [
     *(_per(f"issue.{op}.shared", f"stream_{op}_shared_v1", STREAMED) for op in ("ld", "st")),
     *(_per(f"issue.{op}.shared.v4", f"stream_{op}_shared_v4", STREAMED // 2) for op in ("ld", "st")),
     _per("issue.ld.shared::cluster", "stream_ld_shared_v1", STREAMED),
-    # All 16 warps of an SM; each load is four packets of 32 bytes.
-    _per("chip.cluster_packet_cycles", "stream_ld_cluster_v1", 16 * STREAMED),
+    Direct("chip.cluster_line_cycles", CLUSTER_MICROS, lambda r: _line(r) - _sector(r)),
+    Direct("chip.cluster_sector_cycles", CLUSTER_MICROS, lambda r: _sector(r)),
     *(_per(f"issue.{op}.global", f"stream_{op}_global", STREAMED // 4) for op in ("ld", "st")),
     *(
         _per(f"stall.fence.{name}", f"repeat_fence_{name.replace('.', '_')}", memory.FENCES_IN_ALL, 1)
