@@ -338,11 +338,13 @@ def collect(records: Path, storage: str | None, study: str | None, **named: Any)
     click.echo(f"{done.place.storage}: {done.added} records added, {done.known} were there already")
 
 
-@main.command(epilog=examples("routertune space", "routertune space --spec small-batch"))
+@main.command(epilog=examples("routertune space", "routertune space --reasons"))
+@click.option("--reasons", is_flag=True, help="Also why the other configs of the family are illegal.")
 @sweep_options
-def space(**named: Any) -> None:
+def space(reasons: bool, **named: Any) -> None:
     """A sweep's search space: parameters, choices, and how many configs are legal."""
     from kernels.families import family
+    from sweeps.refusals import refusals
     from sweeps.space import Space
 
     spec = _spec(**named)
@@ -352,6 +354,9 @@ def space(**named: Any) -> None:
         kept = spec.parameters.get(name, choices)
         click.echo(f"  {name:16} {', '.join(str(choice) for choice in choices if choice in kept)}")
     click.echo(f"{len(found)} legal of {found.size} configs")
+    if reasons:
+        for refusal in refusals(found.family, spec.problem):
+            click.echo(f"{refusal.configs:9} illegal, for example: {refusal.example}")
 
 
 @main.command("check-config", epilog=examples("routertune check-config tile_m=64 tile_n=128 stages=4"))
