@@ -45,6 +45,7 @@ def verify(
     from harness.cache import ArtifactCache
     from harness.record import Outcome
     from kernels.families import family
+    from sweeps.covering import pairs_met
     from sweeps.space import Space
     from sweeps.verify import read_verified, table
     from sweeps.verify_space import Plan, verify_space
@@ -60,4 +61,7 @@ def verify(
     for one in verify_space(space, out, plan):
         if one.outcome is not Outcome.OK:
             click.echo(f"{one.outcome.value}: {one.reason}: {one.config}", err=True)
-    click.echo(table(read_verified(out), len(space)))
+    found = read_verified(out)
+    click.echo(table(found, len(space)))
+    met, legal = pairs_met(space, (one.config for one in found))
+    click.echo(f"\n{met} of the {legal} pairs of choices that legal configs have occur in these.")

@@ -1,32 +1,46 @@
-"""Samples of a search space that meet rare choices early."""
+"""Orders of a search space that meet every pair of choices early."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kernels.family import ParamValue
 from sweeps.space import Space
 
-DRAWN = 64
-ENOUGH = 8  # configs with a choice, after which more of it count for nothing
+Pair = tuple[tuple[str, ParamValue], ...]
 
 
 def covering_order(space: Space, seed: int) -> Iterator[dict[str, ParamValue]]:
-    """Every legal config once, in a random order in which each choice of each parameter comes up early.
+    """Every legal config once: first some that together have every pair of choices that any has.
 
-    A uniform draw would hardly meet rare choices: of each 64 drawn, the one whose choices are rarest so far.
+    Each of these brings the most pairs that none before it has. Ties, and the other configs, come in random order.
     """
-    rng = np.random.default_rng(seed)
-    left = rng.permutation(len(space)).tolist()
-    seen: dict[tuple[str, ParamValue], int] = {}
-    while left:
-        window = left[-DRAWN:]
-        rarity = [sum(min(seen.get(item, 0), ENOUGH) for item in space.params(i).items()) for i in window]
-        place = int(np.argmin(rarity))
-        params = space.params(window[place])
-        del left[len(left) - len(window) + place]
-        for item in params.items():
-            seen[item] = seen.get(item, 0) + 1
-        yield params
+    order = np.random.default_rng(seed).permutation(len(space))
+    numbers: dict[Pair, int] = {}
+    pairs: npt.NDArray[Any] = np.array(
+        [[numbers.setdefault(pair, len(numbers)) for pair in _pairs(space.params(i))] for i in order]
+    )
+    missing = np.ones(len(numbers), np.bool_)
+    left = np.ones(len(order), np.bool_)
+    while missing.any():
+        best = int(missing[pairs].sum(1).argmax())
+        missing[pairs[best]] = False
+        left[best] = False
+        yield space.params(order[best])
+    for index in order[left]:
+        yield space.params(index)
+
+
+def pairs_met(space: Space, configs: Iterable[Mapping[str, ParamValue]]) -> tuple[int, int]:
+    """How many pairs of choices of two parameters occur in `configs`, and in the legal configs of `space`."""
+    legal = {pair for index in range(len(space)) for pair in _pairs(space.params(index))}
+    return len(legal & {pair for params in configs for pair in _pairs(params)}), len(legal)
+
+
+def _pairs(params: Mapping[str, ParamValue]) -> Iterator[Pair]:
+    return combinations(params.items(), 2)

@@ -15,7 +15,7 @@ from kernels.families import family
 from kernels.family import ParamValue
 from kernels.problem import RouterProblem, preset
 from sweeps import verify_space as verify_space_module
-from sweeps.covering import covering_order
+from sweeps.covering import covering_order, pairs_met
 from sweeps.space import Space
 from sweeps.verify import Verified, read_verified, table
 from sweeps.verify_on_gpu import OnGpu
@@ -30,13 +30,25 @@ def space() -> Space:
     return Space(family("fused_sm100"), PROBLEM, "sm_100a", RESTRICTED)
 
 
-def test_an_order_covers_all_configs_and_every_choice_early() -> None:
+def test_an_order_covers_all_configs_and_every_pair_of_choices_early() -> None:
     whole = space()
     order = list(covering_order(whole, 3))
     assert sorted(map(str, order)) == sorted(str(whole.params(i)) for i in range(len(whole)))
-    seen = {item for params in order[:12] for item in params.items()}
-    assert seen == {item for params in order for item in params.items()}
+    met, legal = pairs_met(whole, order[: len(whole) // 2])
+    assert met == legal
     assert order == list(covering_order(whole, 3))
+
+
+def test_pairs_of_choices_are_counted() -> None:
+    whole = space()
+    every = [whole.params(index) for index in range(len(whole))]
+    met, legal = pairs_met(whole, every)
+    assert met == legal
+    first = every[0]
+    assert pairs_met(whole, [first]) == (len(first) * (len(first) - 1) // 2, legal)
+    assert pairs_met(whole, []) == (0, legal)
+    # What legal configs do not have is not counted, whoever claims it.
+    assert pairs_met(whole, [first | {"stages": 99}])[0] == (len(first) - 1) * (len(first) - 2) // 2
 
 
 @pytest.mark.compiles
