@@ -24,7 +24,7 @@ from kernels.problem import DEFAULT_PRESET, preset
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON lines, appended to.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--on-gpu", is_flag=True, help="Also compare each config's answers with this machine's GPU.")
-@click.option("--shard", default="0/1", show_default=True, help="I/N: every N-th config, from the I-th on.")
+@click.option("--shard", default="0/1", show_default=True, help="I/N: part I of N, for N machines.")
 def verify(
     family_name: str,
     target: str,

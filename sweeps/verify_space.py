@@ -39,7 +39,7 @@ class Plan:
     Attributes:
         cache: where artifacts are kept.
         configs, minutes: stop when so many configs are known, or after so long (None: no limit).
-        shard: (i, n) takes every n-th config, from the i-th on.
+        shard: (i, n), the i-th of n parts that have no config in common, for as many machines.
         jobs: processes.
         on_gpu: also compare with the current CUDA device.
     """
@@ -55,12 +55,7 @@ class Plan:
 def verify_space(space: Space, out: Path, plan: Plan) -> Iterator[Verified]:
     """Verify what `out` does not hold yet, append it there, and give it."""
     found = read_verified(out)
-    done = {msgspec.json.encode(one.config, order="deterministic") for one in found}
-    left: Iterator[dict[str, ParamValue]] = (
-        params
-        for params in islice(covering_order(space, SEED), plan.shard[0], None, plan.shard[1])
-        if msgspec.json.encode(params, order="deterministic") not in done
-    )
+    left = covering_order(space, SEED, [one.config for one in found], plan.shard)
     if plan.configs is not None:
         left = islice(left, max(0, plan.configs - len(found)))
     end = None if plan.minutes is None else time.perf_counter() + 60 * plan.minutes

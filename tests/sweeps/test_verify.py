@@ -39,6 +39,25 @@ def test_an_order_covers_all_configs_and_every_pair_of_choices_early() -> None:
     assert order == list(covering_order(whole, 3))
 
 
+def test_what_is_known_is_left_out_and_its_pairs_count() -> None:
+    whole = space()
+    order = list(covering_order(whole, 3))
+    first = order[:5]
+    rest = list(covering_order(whole, 3, first))
+    assert sorted(map(str, first + rest)) == sorted(map(str, order))
+    needed = next(n for n in range(len(order)) if len(set(pairs_met(whole, order[:n]))) == 1)
+    met, legal = pairs_met(whole, first + rest[:needed])
+    assert met == legal
+    assert not list(covering_order(whole, 3, order))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_shards_share_no_config_and_leave_none_out(parts: int) -> None:
+    whole = space()
+    every = [params for i in range(parts) for params in covering_order(whole, 3, shard=(i, parts))]
+    assert sorted(map(str, every)) == sorted(str(whole.params(i)) for i in range(len(whole)))
+
+
 def test_pairs_of_choices_are_counted() -> None:
     whole = space()
     every = [whole.params(index) for index in range(len(whole))]
