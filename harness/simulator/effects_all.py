@@ -6,6 +6,7 @@ from harness.simulator import (  # noqa: F401
     effects_atomics,
     effects_barriers,
     effects_bulk,
+    effects_bulk_groups,
     effects_cp_async,
     effects_launch_control,
     effects_matrix,
@@ -14,5 +15,6 @@ from harness.simulator import (  # noqa: F401
     effects_tcgen05,
     effects_tcgen05_memory,
     effects_tma,
+    effects_tma_store,
     effects_wgmma,
 )

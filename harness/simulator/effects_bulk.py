@@ -14,8 +14,8 @@ import numpy.typing as npt
 from harness.simulator.blame import origin
 from harness.simulator.cohort import Cohort
 from harness.simulator.effects import Run, effect
+from harness.simulator.effects_bulk_groups import bulk_groups
 from harness.simulator.effects_memory import element_bytes, narrowed, shared_place, write_shared
-from harness.simulator.effects_tma import bulk_groups
 from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Instruction, Vector
 

@@ -1,16 +1,12 @@
-"""Bulk asynchronous copies: TMA tile loads, with multicast, and stores, in bulk groups.
+"""TMA tile loads, with multicast, and prefetches.
 
-PTX ISA, "Data movement and conversion instructions: cp.async.bulk.tensor, cp.reduce.async.bulk.tensor,
-cp.async.bulk, cp.async.bulk.commit_group, cp.async.bulk.wait_group". A load's bytes appear, and count on its
-mbarrier, when its event is due; a store reads its source then, so that a kernel which reuses the source too
-early stores what it should not have.
+PTX ISA, "Data movement and conversion instructions: cp.async.bulk.tensor, cp.async.bulk.prefetch.tensor". A
+load's bytes appear, and count on its mbarrier, when its event is due.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,27 +15,19 @@ import numpy.typing as npt
 from harness.simulator import tma_copy
 from harness.simulator.blame import origin
 from harness.simulator.cohort import Cohort
-from harness.simulator.effects import Run, Wait, effect, wait
+from harness.simulator.effects import Run, effect
+from harness.simulator.effects_tma_store import store_of
 from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Instruction
 from harness.simulator.shared import RANK_SHIFT
 from harness.simulator.tensor_map import TensorMap
-from harness.simulator.tensors_used import Tensor, each, tensors_used
+from harness.simulator.tensors_used import Tensor, check_alignment, corner_of, each, issued, tensors_used
 from harness.simulator.tma_box import shared_bytes, transaction_bytes
 
 if TYPE_CHECKING:
     from harness.simulator.machine import Machine
 
 Array = npt.NDArray[Any]
-# cp.async.bulk.tensor: shared addresses are multiples of 128 bytes (PTX ISA, alignment of tensor copies).
-SHARED_ALIGNMENT = 128
-
-
-def issued(c: Cohort, m: Any, *operands: Any) -> tuple[Array, list[Array]]:
-    """(warp of the cohort, operands as int64) of every active lane: each lane issues a copy of its own."""
-    active = c.active(m)
-    warps = np.broadcast_to(np.arange(len(c.warps))[:, None], active.shape)[active]
-    return warps, [c.lanes(np.asarray(operand)).astype(np.int64)[active] for operand in operands]
 
 
 @effect("prefetch", "tensormap")
@@ -72,18 +60,10 @@ def tensor_copy(instruction: Instruction) -> Run:
         if part not in _KNOWN and not part.startswith("L2"):
             raise SimulationError(f"{instruction.opcode} is not known")
     if parts[5] == "global":
-        return _store(instruction, rank, tma_copy.store)
+        return store_of(instruction, rank, tma_copy.store)
     if "mbarrier::complete_tx::bytes" not in parts:
         raise SimulationError(f"{instruction.opcode} is not known")
     return _load(instruction, rank, "multicast::cluster" in parts, "cta_group::2" in parts)
-
-
-@effect("cp", "reduce", "async", "bulk", "tensor")
-def tensor_reduction(instruction: Instruction) -> Run:
-    parts = instruction.parts
-    if "add" not in parts or parts[6] != "global":
-        raise SimulationError(f"{instruction.opcode} is not known")
-    return _store(instruction, int(parts[5][0]), tma_copy.reduce_add)
 
 
 _KNOWN = (
@@ -99,20 +79,6 @@ _KNOWN = (
 )
 
 
-def _corner(places: list[Array], rank: int) -> Array:
-    """Signed coordinates [n, rank] of the tiles' first elements."""
-    if len(places) != rank:
-        raise SimulationError(f"{len(places)} coordinates for a tensor of rank {rank}")
-    return np.stack(places, 1).astype(np.int32).astype(np.int64)
-
-
-def _check_alignment(addresses: Array, what: str) -> None:
-    if (addresses % SHARED_ALIGNMENT).any():
-        raise SimulationError(
-            f"{what} shared address {int(addresses[0]):#x}: want a multiple of {SHARED_ALIGNMENT}"
-        )
-
-
 def _load(instruction: Instruction, rank: int, multicast: bool, pair: bool) -> Run:
     def run(c: Cohort, m: Any, target: Any, source: Any, mbarrier: Any, *rest: Any) -> None:
         machine = c.machine
@@ -121,10 +87,10 @@ def _load(instruction: Instruction, rank: int, multicast: bool, pair: bool) -> R
         warps, (maps, to, bar, masks, *places) = issued(
             c, m, descriptor, target, mbarrier, mask, *coordinates
         )
-        corner = _corner(places, rank)
+        corner = corner_of(places, rank)
         if not len(warps):
             return
-        _check_alignment(to, "tile load to")
+        check_alignment(to, "tile load to")
         for tensors in tensors_used(c, warps, maps):
             order = np.concatenate([tensor.issues for tensor in tensors])
             _load_tiles(
@@ -257,128 +223,3 @@ def inside(tensor_map: TensorMap, corner: Array) -> Array:
     length = np.minimum(corner + box, extents) - np.maximum(corner, 0)
     part: Array = np.prod(np.maximum(length, 0) / box, 1)
     return part
-
-
-@dataclass
-class _Group:
-    """Bulk stores of one thread between two commits: how many are under way, and when the last one ends."""
-
-    left: int = 0
-    done: float = 0.0
-
-
-@dataclass
-class BulkGroups:
-    """Each warp's bulk groups, oldest first; the last one is open."""
-
-    of_warp: dict[int, list[_Group]] = field(default_factory=dict)
-
-    def groups(self, warp: int) -> list[_Group]:
-        return self.of_warp.setdefault(warp, [_Group()])
-
-    def check_exit(self, rows: Array) -> None:
-        """Nothing: stores outlive their CTA's threads, and the launch ends after them."""
-
-    def check_finished(self) -> None:
-        """Every store has an event, and the machine runs until no event is left."""
-
-
-def bulk_groups(machine: Machine) -> BulkGroups:
-    state = machine.unit_state.setdefault("bulk", BulkGroups())
-    assert isinstance(state, BulkGroups)
-    return state
-
-
-def _store(instruction: Instruction, rank: int, copy: Callable[..., None]) -> Run:
-    def run(c: Cohort, m: Any, target: Any, source: Any, *rest: Any) -> None:
-        machine = c.machine
-        descriptor, coordinates = target
-        warps, (maps, start, *places) = issued(c, m, descriptor, source, *coordinates)
-        corner = _corner(places, rank)
-        if not len(warps):
-            return
-        _check_alignment(start, "tile store from")
-        for tensor in chain.from_iterable(tensors_used(c, warps, maps)):
-            mine = tensor.issues
-            _store_tiles(
-                machine,
-                c,
-                tensor,
-                warps[mine],
-                start[mine] & ((1 << RANK_SHIFT) - 1),
-                corner[mine],
-                copy,
-                origin(machine, c, m, instruction),
-            )
-
-    return run
-
-
-def _store_tiles(
-    machine: Machine,
-    c: Cohort,
-    tensor: Tensor,
-    warps: Array,
-    offsets: Array,
-    corner: Array,
-    copy: Callable[..., None],
-    who: Callable[[], str],
-) -> None:
-    size = shared_bytes(tensor.map)
-    rows = c.rows[warps]
-    words = offsets[:, None] // 4 + np.arange(size // 4)
-    machine.shared.index(rows, offsets + size - 16, 16, None)
-    machine.shared.check_async_read(rows, words)
-    if machine.races is not None:
-        flat = rows[:, None] * (machine.shared.size // 4) + words
-        machine.races.read(flat.reshape(-1), np.repeat(c.warps[warps], words.shape[1]))
-    done = machine.units.store(machine.sm_of_row[rows], np.full(len(warps), size), c.clock[warps])
-    groups = [bulk_groups(machine).groups(int(warp))[-1] for warp in c.warps[warps]]
-    for group, end in zip(groups, done, strict=True):
-        group.left += 1
-        group.done = max(group.done, float(end))
-
-    def arrive() -> None:
-        if machine.functional:
-            cells = machine.shared.chunks()
-            data = cells[rows[:, None], offsets[:, None] // 16 + np.arange(size // 16)].view(np.uint8)
-            copy(tensor.map, tensor.memory, corner, offsets, data)
-        for group in groups:
-            group.left -= 1
-
-    machine.at(float(done.min()), arrive, who)
-
-
-@effect("cp", "async", "bulk", "commit_group")
-def commit_group(instruction: Instruction) -> Run:
-    def run(c: Cohort, m: Any) -> None:
-        active = c.active(m).any(1)
-        for warp in c.warps[active]:
-            bulk_groups(c.machine).groups(int(warp)).append(_Group())
-
-    return run
-
-
-class _GroupWait:
-    """cp.async.bulk.wait_group N: all but the latest N groups have ended (.read: have read their source)."""
-
-    def begin(self, c: Cohort, allowed: int) -> tuple[Array, ...]:
-        return (np.full(len(c.warps), allowed),)
-
-    def poll(self, c: Cohort, token: tuple[Array, ...]) -> tuple[Array, Array]:
-        state = bulk_groups(c.machine)
-        ready, clock = np.ones(len(c.warps), np.bool_), np.zeros(len(c.warps))
-        for index, (warp, allowed) in enumerate(zip(c.warps, token[0], strict=True)):
-            committed = state.groups(int(warp))[:-1]
-            for group in committed[: len(committed) - int(allowed)]:
-                ready[index] &= group.left == 0
-                clock[index] = max(clock[index], group.done)
-        return ready, clock
-
-    def describe(self, c: Cohort, token: tuple[Array, ...], warp: int) -> str:
-        return f"its bulk stores, all but the latest {int(token[0][warp])} groups"
-
-
-@wait("cp", "async", "bulk", "wait_group")
-def group_wait(instruction: Instruction) -> Wait:
-    return _GroupWait()

@@ -1,4 +1,4 @@
-"""The tensor maps that the issues of one instruction use, and the memory behind each.
+"""What the issues of one instruction name: operands of each lane, tensor maps, and the memory behind each.
 
 Tiles of boxes alike are moved together, whichever tensor they belong to: CTAs of several launches have the
 same tensor at different addresses.
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from harness.simulator.machine import Machine
 
 Array = npt.NDArray[Any]
+# cp.async.bulk.tensor: shared addresses are multiples of 128 bytes (PTX ISA, alignment of tensor copies).
+SHARED_ALIGNMENT = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,27 @@ class Tensor:
     map: TensorMap
     memory: GlobalMemory
     issues: Array
+
+
+def issued(c: Cohort, m: Any, *operands: Any) -> tuple[Array, list[Array]]:
+    """(warp of the cohort, operands as int64) of every active lane: each lane issues a copy of its own."""
+    active = c.active(m)
+    warps = np.broadcast_to(np.arange(len(c.warps))[:, None], active.shape)[active]
+    return warps, [c.lanes(np.asarray(operand)).astype(np.int64)[active] for operand in operands]
+
+
+def corner_of(places: list[Array], rank: int) -> Array:
+    """Signed coordinates [n, rank] of the tiles' first elements."""
+    if len(places) != rank:
+        raise SimulationError(f"{len(places)} coordinates for a tensor of rank {rank}")
+    return np.stack(places, 1).astype(np.int32).astype(np.int64)
+
+
+def check_alignment(addresses: Array, what: str) -> None:
+    if (addresses % SHARED_ALIGNMENT).any():
+        raise SimulationError(
+            f"{what} shared address {int(addresses[0]):#x}: want a multiple of {SHARED_ALIGNMENT}"
+        )
 
 
 def tensors_used(c: Cohort, warps: Array, maps: Array) -> list[list[Tensor]]:
