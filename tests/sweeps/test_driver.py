@@ -167,6 +167,9 @@ def test_a_stop_finishes_the_trial_in_flight_and_the_next_run_goes_on_with_the_r
     def stop_at_the_fifth(params: dict[str, ParamValue]) -> None:
         measured.append(config_id(params))
         if len(measured) == 5:
+            # Only what has been compiled meanwhile can be released: on a busy machine that takes a moment.
+            while len(sweep.pool.submitted) <= len(measured):
+                time.sleep(0.01)
             stop.ask()
 
     sweep = Sweep(path, executor=ToyExecutor(before=stop_at_the_fifth), stop=stop)
