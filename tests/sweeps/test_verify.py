@@ -86,7 +86,9 @@ def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-2000:]
         (found,) = read_verified(out)
         assert found.outcome is Outcome.OK, found.reason
-        assert found.launches == 2 * 9
+        assert found.launches == 2 * 10
+        assert found.bf16_overlap is not None
+        assert 0.5 < found.bf16_overlap < 1.0
         assert found.one_column
         assert found.races
         assert found.resources[0].tmem_columns > 0
