@@ -139,12 +139,22 @@ def open_study(
                 "choose another name with --study"
             )
     for trial in study.get_trials(deepcopy=False):
-        if trial.distributions and trial.distributions != distributions:
+        if not _of_these_parameters(trial, distributions):
             raise StudyError(
                 f"study {info.name!r} was made with other parameters of {info.family}: "
                 "choose another name with --study"
             )
     return study
+
+
+def _of_these_parameters(trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> bool:
+    """Whether a trial has these parameters: all, or some where its process was killed while it was asked."""
+    asked = trial.state is TrialState.RUNNING or (
+        trial.state is TrialState.FAIL and RECORD_ATTR not in trial.user_attrs
+    )
+    return all(distributions.get(name) == one for name, one in trial.distributions.items()) and (
+        asked or not trial.distributions or len(trial.distributions) == len(distributions)
+    )
 
 
 def read_study(storage: RDBStorage, name: str | None) -> optuna.Study:

@@ -103,6 +103,25 @@ def test_a_study_of_other_parameters_is_refused(tmp_path: Path) -> None:
         open_toy(tmp_path / "toy.db")
 
 
+def test_a_study_whose_process_was_killed_while_it_asked_goes_on(tmp_path: Path) -> None:
+    """A trial's parameters are one commit each: some of them may be all there is."""
+    path = tmp_path / "toy.db"
+    trial = open_toy(path).ask()
+    trial.suggest_categorical("tile", DISTRIBUTIONS["tile"].choices)
+    study = open_toy(path)
+    assert store.recover(study, lambda record: 1.0, len(DISTRIBUTIONS)) == 0
+    assert open_toy(path).trials[0].state is TrialState.FAIL
+
+
+def test_a_study_whose_records_have_fewer_parameters_is_refused(tmp_path: Path) -> None:
+    study = open_toy(tmp_path / "toy.db")
+    trial = study.ask({"tile": DISTRIBUTIONS["tile"]})
+    store.keep(study, trial, toy_record(SPACE.params(0)))
+    store.tell(study, trial.number, 2.0)
+    with pytest.raises(StudyError, match="made with other parameters of toy"):
+        open_toy(tmp_path / "toy.db")
+
+
 def test_recover_releases_what_was_in_flight_and_tells_what_was_recorded(tmp_path: Path) -> None:
     study = open_toy(tmp_path / "toy.db")
     in_flight, recorded, told = (study.ask(DISTRIBUTIONS) for _ in range(3))
