@@ -17,7 +17,7 @@ chooses too.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 import torch
@@ -49,16 +49,14 @@ def check_router(
     operand_format: OperandFormat = OperandFormat.BF16,
     depth: CheckDepth = CheckDepth.FULL,
     together: LaunchTogether | None = None,
-    at: Mapping[str, tuple[int, ...]] | None = None,
 ) -> CheckResult:
     """Check `launch` on fresh inputs drawn from `seed` and stop at the first failed case.
 
     It stops there because what a wrong kernel has overwritten is not known. `tail_unit` is the kernel's tile
-    of M. `only` names the distributions to run, `at` those to run and the M to run each at, and
-    `operand_format` what the kernel multiplies; the reference is computed from the same numbers. Whatever
-    `launch` raises is passed on.
+    of M. `only` names the distributions to run, and `operand_format` what the kernel multiplies; the
+    reference is computed from the same numbers. Whatever `launch` raises is passed on.
     """
-    drawn = generate(problem, seed, torch.device(device), tail_unit, only, operand_format, depth, at)
+    drawn = generate(problem, seed, torch.device(device), tail_unit, only, operand_format, depth)
     prepared = ((operands, expect(operands, problem)) for operands in drawn)
     return check_prepared(
         launch, problem, workspace_elements, seed, prepared, operand_format, depth, together

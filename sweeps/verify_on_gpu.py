@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from harness.artifact import Artifact
+from harness.check_bench import Arguments
+from harness.check_bounds import SMALLEST_NORMAL
 from harness.launcher import load_launcher
-
-Arguments = tuple[Tensor, ...]
-SMALLEST_NORMAL = 2.0**-126
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ and so are their parameter spaces: a parameter's address tells whose it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -116,17 +117,14 @@ def _each(launches: Array, shape: tuple[int, ...]) -> list[tuple[int, Array]]:
     return [(int(number), whole == number) for number in np.unique(launches)]
 
 
-class _wrong_of:
+@contextmanager
+def _wrong_of(mine: Array) -> Iterator[None]:
     """An error about the places `mine` of an access tells which places of the whole access are wrong."""
-
-    def __init__(self, mine: Array) -> None:
-        self._mine = mine
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, SimulationError) and error.wrong is not None:
-            wrong = np.zeros(self._mine.shape, np.bool_)
-            wrong[self._mine] = error.wrong
+    try:
+        yield
+    except SimulationError as error:
+        if error.wrong is not None:
+            wrong = np.zeros(mine.shape, np.bool_)
+            wrong[mine] = error.wrong
             error.wrong = wrong
+        raise

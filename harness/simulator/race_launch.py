@@ -10,32 +10,18 @@ from dataclasses import replace
 
 import torch
 
-from harness.check_cases import generate
-from harness.operands import Outputs
+from harness.operands import random_inputs
+from harness.pack_outputs import answer
 from harness.runner import Candidate
 from harness.simulator.run import Program
 
-DISTRIBUTION = "normal"
 TILES = 2  # full ones, of a persistent kernel: its rounds meet the next one's start and the last one's end
 
 
 def search_races(program: Program, candidate: Candidate, persistent: bool, seed: int) -> None:
     """Launch `program`, which is the candidate's; raises `SimulationError` naming the accesses of a race."""
     tokens = (TILES if persistent else 1) * candidate.tile_m + 1
-    (operands,) = generate(
-        candidate.problem,
-        seed,
-        torch.device("cpu"),
-        candidate.tile_m,
-        operand_format=candidate.operand_format,
-        at={DISTRIBUTION: (tokens,)},
-    )
-    outputs = Outputs.poisoned(candidate.problem, tokens, candidate.workspace_elements(tokens), "cpu")
-    replace(program, races=True, columns=1 if persistent else None)(
-        *operands.for_launch(tokens, candidate.operand_format),
-        operands.bias,
-        operands.alpha,
-        outputs.workspace,
-        outputs.weights,
-        outputs.ids,
-    )
+    generator = torch.Generator().manual_seed(seed)
+    inputs = random_inputs(candidate.problem, tokens, "cpu", generator, candidate.operand_format)
+    launch = replace(program, races=True, columns=1 if persistent else None)
+    answer(replace(candidate, launch=launch), inputs, tokens, "cpu")
