@@ -17,7 +17,7 @@ chooses too.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from itertools import chain, islice
 
 import torch
@@ -58,9 +58,8 @@ def check_router(
     """
     drawn = generate(problem, seed, torch.device(device), tail_unit, only, operand_format, depth)
     prepared = ((operands, expect(operands, problem)) for operands in drawn)
-    return check_prepared(
-        launch, problem, workspace_elements, seed, prepared, operand_format, depth, together
-    )
+    once = {BASE_M} if depth is CheckDepth.BRIEF else frozenset[int]()
+    return check_prepared(launch, problem, workspace_elements, seed, prepared, operand_format, once, together)
 
 
 def check_prepared(
@@ -70,14 +69,14 @@ def check_prepared(
     seed: int,
     prepared: Iterable[tuple[Operands, Expected]],
     operand_format: OperandFormat,
-    depth: CheckDepth = CheckDepth.FULL,
+    once: Set[int] = frozenset(),
     together: LaunchTogether | None = None,
     again: LaunchTogether | None = None,
 ) -> CheckResult:
     """`check_router` on inputs drawn from `seed` whose reference is known.
 
-    `again` makes the second launches, where they are to differ from the first ones in something that may not
-    change the result.
+    There is no second launch at the M in `once`. `again` makes the others, where they are to differ from the
+    first ones in something that may not change the result.
     """
     started = time.perf_counter()
     cases: list[CaseResult] = []
@@ -94,7 +93,7 @@ def check_prepared(
     )
     for group in _groups(benches, 1 if together is None else len(DISTRIBUTIONS)):
         for shots in _rounds(group, together is not None):
-            _fire(shots, first, again or first, depth)
+            _fire(shots, first, again or first, once)
             for shot in shots:
                 cases.append(shot.judge())
                 if not cases[-1].passed:
@@ -121,12 +120,12 @@ def _rounds(benches: Sequence[Bench], together: bool) -> Iterator[list[Shot]]:
         yield from ([shot] for shot in bench.shots(workspace_each=False))
 
 
-def _fire(shots: Sequence[Shot], first: LaunchTogether, again: LaunchTogether, depth: CheckDepth) -> None:
-    """Launch every shot, then those again that are to give the same bits twice."""
+def _fire(shots: Sequence[Shot], first: LaunchTogether, again: LaunchTogether, once: Set[int]) -> None:
+    """Launch every shot, then those again whose M is not in `once`: they are to give the same bits."""
     first([shot.arguments() for shot in shots])
     for shot in shots:
         shot.keep()
-    repeated = shots if depth is CheckDepth.FULL else [shot for shot in shots if shot.m != BASE_M]
+    repeated = [shot for shot in shots if shot.m not in once]
     if repeated:
         pass_workspaces_on(shots)
         again([shot.arguments() for shot in repeated])

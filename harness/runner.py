@@ -49,6 +49,7 @@ class Candidate:
     tile_m: int = DEFAULT_TOKEN_TILE  # tokens of one tile, where the check looks for errors of tail tiles
     operand_format: OperandFormat = OperandFormat.BF16
     together: LaunchTogether | None = None  # several launches as one, where that saves time
+    round_tokens: int | None = None  # as in `KernelFamily.round_tokens`
 
     @classmethod
     def of_manifest(
@@ -67,6 +68,7 @@ class Candidate:
             workspace_elements=lambda m: kernels.workspace_elements(problem, config, m),
             tile_m=kernels.token_tile(config),
             operand_format=kernels.operands,
+            round_tokens=kernels.round_tokens(config),
         )
 
 

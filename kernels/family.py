@@ -66,8 +66,6 @@ class KernelFamily(ABC):
     targets: ClassVar[tuple[str, ...]]
     config_type: ClassVar[type[Any]]
     operands: ClassVar[OperandFormat] = OperandFormat.BF16
-    # Whether clusters walk the token tiles, so that a grid of fewer columns than tiles does them all.
-    persistent: ClassVar[bool] = False
 
     @abstractmethod
     def space(self, problem: RouterProblem) -> dict[str, tuple[ParamValue, ...]]:
@@ -109,6 +107,11 @@ class KernelFamily(ABC):
     def token_tile(self, config: Any) -> int:
         """Tokens of one tile, around which tail shapes are worth a check."""
         return int(getattr(config, "tile_m", DEFAULT_TOKEN_TILE))
+
+    def round_tokens(self, config: Any) -> int | None:
+        """Tokens that one column of clusters takes before it goes on to the next ones; None, by default:
+        every token tile has a cluster of its own."""
+        return None
 
     def rules(self) -> tuple[Rule, ...]:
         """Constraints that `illegal_reason` applies, for an enumeration to drop partial configs by.

@@ -1,9 +1,10 @@
 """Proving a config in simulation: compiled, executed, and compared with the reference.
 
 Every config is launched on plain data at M of less than a tile, of tails of tiles of 64, 128 and 256, and of
-a third tile, and on five more distributions. The second launches, which must give the same bits, make a
-persistent kernel walk all tiles with one column of clusters: as many rounds as there are tiles. One launch
-more looks for races in shared memory.
+a third tile, and on five more distributions at one M. A second launch at the largest M must give the same
+bits on the workspace that another M has left. It makes a persistent kernel walk all tiles with one column of
+clusters, in two rounds or more, and is searched for races in shared memory; another kernel is in a launch of
+its own.
 
 A smaller hidden size proves the same code paths sooner: all that changes is how often the K loop turns.
 """
@@ -22,7 +23,7 @@ import torch
 
 from harness.check import check_prepared
 from harness.check_bounds import Expected, expect
-from harness.check_cases import Operands, generate
+from harness.check_cases import BASE_M, Operands, generate
 from harness.compile import compile_cached
 from harness.oneline import one_line
 from harness.record import Outcome, Resources
@@ -34,10 +35,10 @@ from kernels.family import KernelFamily, OperandFormat, ParamValue
 from kernels.problem import RouterProblem
 from sweeps.verify_on_gpu import OnGpu, Recorded, compare_on_gpu
 
-SCHEMA = "routertune.verified/1"
+SCHEMA = "routertune.verified/2"
 # Plain NVFP4 data first: how many experts the bf16 reference chooses too is recorded of it.
 HARD = ("nvfp4", "nvfp4_every_expert", "ties", "non_finite", "bias_reverses")
-CASES = {"normal": (1, 127, 128, 160, 300)} | dict.fromkeys(HARD, (160,))
+PLAIN_M = (1, 127, 128, BASE_M, 300)
 SEED = 7
 
 
@@ -53,7 +54,7 @@ class Verified:
     outcome: Outcome
     reason: str = ""
     launches: int = 0
-    one_column: bool = False  # whether the second launches walked all token tiles with one column of clusters
+    rounds: int = 1  # that one column of clusters has made in a launch
     races: bool = False  # whether they have been looked for
     on_gpu: OnGpu | None = None
     bf16_overlap: float | None = None
@@ -86,19 +87,22 @@ def verify_config(
         program = Program.of_folder(result.artifact.folder)
         candidate = Candidate.of_manifest(result.artifact.manifest, program)
         first = Recorded(program.together)
-        again = replace(program, columns=1) if kernels.persistent else program
+        rounds = candidate.round_tokens
+        last = PLAIN_M[-1] if rounds is None else max(PLAIN_M[-1], rounds + 1)
+        again = program if rounds is None else replace(program, columns=1, races=True)
         check = check_prepared(
             program,
             problem,
             candidate.workspace_elements,
             SEED,
-            _prepared(problem, candidate.operand_format),
+            _prepared(problem, candidate.operand_format, last),
             candidate.operand_format,
-            together=first,
+            set(PLAIN_M) - {last},
+            first,
             again=again.together,
         )
-        if check.passed:
-            search_races(program, candidate, kernels.persistent, SEED)
+        if check.passed and rounds is None:
+            search_races(program, candidate, SEED)
     except NotSimulatedError as error:
         return replace(found, outcome=Outcome.COMPILED, reason=one_line(str(error)))
     except SimulationError as error:
@@ -109,8 +113,8 @@ def verify_config(
         found,
         outcome=Outcome.OK if check.passed else Outcome.WRONG_RESULT,
         reason=check.first_failure,
-        launches=2 * len(check.cases),
-        one_column=kernels.persistent,
+        launches=len(check.cases) + 1,
+        rounds=1 if rounds is None else -(-last // rounds),
         races=check.passed,
         on_gpu=compare_on_gpu(result.artifact, first) if on_gpu and check.passed else None,
         bf16_overlap=check.bf16_overlap,
@@ -118,10 +122,13 @@ def verify_config(
     )
 
 
-@lru_cache(maxsize=1)
-def _prepared(problem: RouterProblem, operand_format: OperandFormat) -> list[tuple[Operands, Expected]]:
-    """The same inputs for every config, with their reference."""
-    drawn = generate(problem, SEED, torch.device("cpu"), 0, operand_format=operand_format, at=CASES)
+@lru_cache(maxsize=4)
+def _prepared(
+    problem: RouterProblem, operand_format: OperandFormat, last: int
+) -> list[tuple[Operands, Expected]]:
+    """The same inputs for every config whose largest M is `last`, with their reference."""
+    cases = {"normal": tuple(sorted({*PLAIN_M, last}))} | dict.fromkeys(HARD, (BASE_M,))
+    drawn = generate(problem, SEED, torch.device("cpu"), 0, operand_format=operand_format, at=cases)
     return [(operands, expect(operands, problem)) for operands in drawn]
 
 

@@ -35,6 +35,7 @@ from harness.simulator.ptx import (
     Vector,
     guard_name,
 )
+from harness.simulator.rounding import select
 
 CARRY = "%carry"
 SINK = "_"
@@ -51,7 +52,7 @@ def merge(mask: Any, new: Any, old: Any) -> Any:
     """`new` where the lanes in `mask` are, `old` elsewhere; lanes nobody wrote before hold zeros."""
     if old is UNWRITTEN:
         old = np.zeros_like(new) if isinstance(new, np.ndarray) else type(new)(0)
-    return np.where(mask, new, old)
+    return select(mask, new, old)
 
 
 def both(mask: Any, guard: Any) -> Any:

@@ -120,9 +120,9 @@ def gather_chunks(shared: SharedArray, cta: NDArray[Any], indices: IndexArray) -
 def unpack(data: SharedArray, number_format: NumberFormat, packing: Packing) -> FloatArray:
     """Values [..., elements] of bytes [..., n], in order of K."""
     if packing is Packing.DENSE:
-        # One lookup gives both elements of a byte: complex64 serves as a pair of float32.
-        pairs: NDArray[Any] = _nibble_pairs(number_format).view(np.complex64)[:, 0]
-        return pairs[data].view(np.float32)
+        # One lookup gives the four elements of two bytes: complex128 serves as four float32.
+        values: NDArray[Any] = _of_two_bytes(number_format).take(data.view(np.uint16))
+        return values.view(np.float32)
     if packing is Packing.NONE:
         return decode(data.view(np.dtype(f"u{number_format.container_bits // 8}")), number_format)
     groups = data.reshape(*data.shape[:-1], -1, CHUNK)
@@ -136,7 +136,8 @@ def unpack(data: SharedArray, number_format: NumberFormat, packing: Packing) -> 
 
 
 @cache
-def _nibble_pairs(number_format: NumberFormat) -> FloatArray:
-    """float32 [256, 2]: the values of the low and of the high nibble of each byte."""
-    byte = np.arange(256)
-    return np.stack([decode(byte & 15, number_format), decode(byte >> 4, number_format)], axis=-1)
+def _of_two_bytes(number_format: NumberFormat) -> NDArray[np.complex128]:
+    """[65536]: the four values of the nibbles of two bytes, the lowest first, as float32 in one cell each."""
+    nibbles = np.arange(2**16)[:, None] >> np.arange(0, 16, 4) & 15
+    cells: NDArray[Any] = decode(nibbles, number_format).view(np.complex128)
+    return cells[:, 0]

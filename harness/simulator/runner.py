@@ -44,7 +44,6 @@ class SimulatorRunner(Runner):
     def __init__(self) -> None:
         self._table = target_named(self.target)
         self._loaded: tuple[Candidate, Model] | None = None
-        self._persistent = False
 
     def device(self) -> DeviceFacts:
         chip, (major, minor) = self._table.chip, TARGETS[self.target]
@@ -74,7 +73,6 @@ class SimulatorRunner(Runner):
         candidate = Candidate.of_manifest(artifact.manifest, program, kernels)
         candidate = replace(candidate, together=program.together)
         registers = {entry.kernel: entry.registers for entry in artifact.manifest.resources}
-        self._persistent = kernels.persistent
         self._loaded = candidate, Model(program, registers, weights=WEIGHTS[candidate.operand_format])
         return candidate
 
@@ -88,7 +86,7 @@ class SimulatorRunner(Runner):
         try:
             check = super().check(candidate, seed, depth)
             if check.passed:
-                search_races(self._loaded[1].program, candidate, self._persistent, seed)
+                search_races(self._loaded[1].program, candidate, seed)
             return check
         except NotSimulatedError as error:
             raise _beyond(error) from None

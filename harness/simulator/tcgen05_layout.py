@@ -107,7 +107,7 @@ def read_scales(
     scale: BlockScale,
     split: bool,
 ) -> FloatArray:
-    """Scale factors, float32 [G, rows, scale.along_k], at addresses [G] of `cta` [G].
+    """Scale factors, float32 [G, rows, S * scale.along_k], at addresses [G, S] of `cta` [G].
 
     Row r's factors are bytes `first_byte` on of the word in lane r % 32, column r // 32. Every quadrant holds
     a copy for its data path; with `split` (B's factors of layout B) quadrants 0 and 1 hold those of the first
@@ -120,14 +120,25 @@ def read_scales(
     parts = 2 if split else 1
     part_rows = rows // parts
     columns = -(-part_rows // QUADRANT)
-    row = np.arange(part_rows)
-    words = memory.read(cta, _scale_lanes(part_rows), column_of(address), columns)
-    quadrants = words.reshape(len(cta), parts, 4 // parts, -1, columns)
+    words = _read_steps(memory, cta, _scale_lanes(part_rows), column_of(address), columns)
+    quadrants = words.reshape(len(cta), parts, 4 // parts, -1, *words.shape[2:])
     if (quadrants != quadrants[:, :, :1]).any():
         raise SimulationError("copies of the scale factors differ between quadrants of lanes")
-    picked = quadrants[:, :, 0, row % QUADRANT, row // QUADRANT]  # [G, parts, part_rows]
-    codes = np.ascontiguousarray(picked).view(np.uint8).reshape(len(cta), rows, 4)
-    return decode(codes[:, :, first_byte : first_byte + scale.along_k], scale.number_format)
+    # [G, parts, lane, S, column] to [G, parts, row, S]
+    by_row = quadrants[:, :, 0].transpose(0, 1, 4, 2, 3).reshape(len(cta), parts, -1, words.shape[2])
+    codes = np.ascontiguousarray(by_row[:, :, :part_rows]).view(np.uint8).reshape(len(cta), rows, -1, 4)
+    used = codes[..., first_byte : first_byte + scale.along_k]
+    return decode(used.reshape(len(cta), rows, -1), scale.number_format)
+
+
+def _read_steps(
+    memory: TensorMemory, cta: NDArray[Any], lanes: LaneArray, first: NDArray[Any], columns: int
+) -> WordArray:
+    """Words [G, L, S, columns] of `lanes` [L]: `columns` columns from each of `first` [G, S] on."""
+    steps = first.shape[1]
+    if (first == first[:, :1] + np.arange(steps) * columns).all():
+        return memory.read(cta, lanes, first[:, 0], steps * columns).reshape(len(cta), -1, steps, columns)
+    return np.stack([memory.read(cta, lanes, one, columns) for one in first.T], axis=2)
 
 
 def _scale_lanes(rows: int) -> LaneArray:

@@ -100,18 +100,15 @@ class TensorCore:
         split = LaneLayout.of(mma).path is DataPath.TWO_BY_TWO
         flat = ctas.reshape(-1)
         per_cta_rows = mma.m // mma.cta_group
-        a_factors, b_factors = [], []
-        for a_address, b_address in zip(_per_cta(scales.a, ctas).T, _per_cta(scales.b, ctas).T, strict=True):
-            part = read_scales(self.memory, flat, a_address, per_cta_rows, scale.a_byte, scale, False)
-            a_factors.append(self._per_group(part, ctas))
-            copies = read_scales(self.memory, flat, b_address, mma.n, scale.b_byte, scale, split)
-            copies = copies.reshape(len(ctas), mma.cta_group, mma.n, scale.along_k)
-            if mma.cta_group == 2 and not np.array_equal(copies[:, 0], copies[:, 1], equal_nan=True):
-                raise SimulationError("B's scale factors differ between the CTAs of a pair")
-            b_factors.append(copies[:, 0])
+        a_address, b_address = _per_cta(scales.a, ctas), _per_cta(scales.b, ctas)
+        a_factors = read_scales(self.memory, flat, a_address, per_cta_rows, scale.a_byte, scale, False)
+        copies = read_scales(self.memory, flat, b_address, mma.n, scale.b_byte, scale, split)
+        copies = copies.reshape(len(ctas), mma.cta_group, mma.n, -1)
+        if mma.cta_group == 2 and not np.array_equal(copies[:, 0], copies[:, 1], equal_nan=True):
+            raise SimulationError("B's scale factors differ between the CTAs of a pair")
         dtype = np.float64 if scale.number_format is UE8M0 else np.float32
-        return _times_blocks(a, np.concatenate(a_factors, 2), dtype), _times_blocks(
-            b, np.concatenate(b_factors, 2), dtype
+        return _times_blocks(a, self._per_group(a_factors, ctas), dtype), _times_blocks(
+            b, copies[:, 0], dtype
         )
 
     def _store(
@@ -130,15 +127,18 @@ class TensorCore:
         values = product.reshape(len(flat), layout.rows, mma.n)
         lanes, column = layout.lanes(address), column_of(address)
         adds = np.repeat(accumulate, mma.cta_group)
+        if disabled_lanes is not None and not disabled_lanes.any():
+            disabled_lanes = None
+        if adds.all() and mma.d_format is F32 and scale_input == 0 and disabled_lanes is None:
+            summands = layout.to_lanes(values.view(np.uint32)).view(np.float32)
+            self.memory.add(flat, lanes, column, summands)
+            return
         if adds.any():
             words = self.memory.read(flat[adds], lanes[adds], column[adds], layout.columns(mma.n))
             before = decode(layout.to_rows(words), mma.d_format) * np.float32(2.0**-scale_input)
-            if adds.all():
-                values += before
-            else:
-                values[adds] += before
+            values[adds] += before
         words = layout.to_lanes(_words(values, mma))
-        if disabled_lanes is None or not disabled_lanes.any():
+        if disabled_lanes is None:
             self.memory.write(flat, lanes, column, words)
             return
         for group in range(len(flat)):
@@ -155,8 +155,9 @@ def _per_cta(per_group: NDArray[Any], ctas: NDArray[Any]) -> NDArray[Any]:
 
 def _times_blocks(matrix: FloatArray, factors: FloatArray, dtype: type[np.floating[Any]]) -> NDArray[Any]:
     """[G, rows, K] with each of the equal blocks along K times its factor, [G, rows, blocks]."""
-    blocks = matrix.reshape(*factors.shape, -1)
-    return (blocks * factors.astype(dtype)[..., None]).reshape(matrix.shape)
+    # Multiplying whole rows is twice as fast as broadcasting over blocks of 16.
+    along_k = factors.astype(dtype, copy=False).repeat(matrix.shape[2] // factors.shape[2], axis=2)
+    return np.multiply(matrix, along_k, out=along_k)
 
 
 def _words(values: FloatArray, mma: Mma) -> WordArray:

@@ -20,6 +20,7 @@ HALF_QUADRANT = QUADRANT // 2
 
 WordArray = NDArray[np.uint32]
 LaneArray = NDArray[np.intp]
+FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,7 @@ class TensorMemory:
         out = np.empty((*lanes.shape, count), np.uint32)
         for chosen, column in _equal_columns(columns, count):
             where = _places(cta[chosen], lanes[chosen])
-            written = self.written[*where, column : column + count]
-            if not written.all():
-                _fail_unwritten(written, cta[chosen], lanes[chosen], column)
+            self._check_written(where, cta[chosen], lanes[chosen], column, count)
             out[chosen] = self.data[*where, column : column + count]
         return out
 
@@ -54,6 +53,27 @@ class TensorMemory:
             where = _places(cta[chosen], lanes[chosen])
             self.data[*where, column : column + count] = words[chosen]
             self.written[*where, column : column + count] = True
+
+    def add(self, cta: NDArray[Any], lanes: LaneArray, columns: NDArray[Any], values: FloatArray) -> None:
+        """Add float32 `values` [G, L, count] to what `write` has stored there."""
+        count = values.shape[2]
+        floats = self.data.view(np.float32)
+        for chosen, column in _equal_columns(columns, count):
+            where = _places(cta[chosen], lanes[chosen])
+            self._check_written(where, cta[chosen], lanes[chosen], column, count)
+            floats[*where, column : column + count] += values[chosen]
+
+    def _check_written(
+        self, where: tuple[Any, Any], cta: NDArray[Any], lanes: LaneArray, column: int, count: int
+    ) -> None:
+        written = self.written[*where, column : column + count]
+        if written.all():
+            return
+        group, lane, offset = (int(i) for i in np.argwhere(~written)[0])
+        raise SimulationError(
+            f"nobody wrote tensor memory of CTA {cta[group]}, lane {lanes[group, lane]}, "
+            f"column {column + offset}"
+        )
 
 
 def _places(cta: NDArray[Any], lanes: LaneArray) -> tuple[Any, Any]:
@@ -84,10 +104,3 @@ def _equal_columns(columns: NDArray[Any], count: int) -> list[tuple[Any, int]]:
     if (columns == columns[0]).all():
         return [(slice(None), int(columns[0]))]
     return [(np.flatnonzero(columns == column), int(column)) for column in np.unique(columns)]
-
-
-def _fail_unwritten(written: NDArray[np.bool_], cta: NDArray[Any], lanes: LaneArray, column: int) -> None:
-    group, lane, offset = (int(i) for i in np.argwhere(~written)[0])
-    raise SimulationError(
-        f"nobody wrote tensor memory of CTA {cta[group]}, lane {lanes[group, lane]}, column {column + offset}"
-    )

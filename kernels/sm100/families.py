@@ -41,7 +41,6 @@ class FusedSm100(_Sm100Family):
     """The fused router: one kernel from quantized activations to ids and weights."""
 
     name = "fused_sm100"
-    persistent = True
     config_type = Sm100Config
 
     def space(self, problem: RouterProblem) -> dict[str, tuple[ParamValue, ...]]:
@@ -57,6 +56,9 @@ class FusedSm100(_Sm100Family):
         from kernels.sm100.launch import compile_fused
 
         return compile_fused(problem, config)
+
+    def round_tokens(self, config: Sm100Config) -> int:
+        return config.token_tile * config.cluster_m
 
     def workspace_elements(self, problem: RouterProblem, config: Sm100Config, m: int) -> int:
         return space.workspace_elements(problem, config, m)

@@ -80,6 +80,7 @@ class Kernels:
             lambda m: family.workspace_elements(problem, config, m),
             family.token_tile(config),
             family.operands,
+            round_tokens=family.round_tokens(config),
         )
         try:
             result = check_router(
@@ -95,7 +96,7 @@ class Kernels:
                 together=launch.together if isinstance(launch, Program) else None,
             )
             if isinstance(launch, Program) and result.passed:
-                search_races(launch, candidate, family.persistent, seed)
+                search_races(launch, candidate, seed)
         except NotSimulatedError:
             raise
         except SimulationError as error:
