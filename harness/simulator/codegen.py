@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -336,6 +337,7 @@ _SPECIAL = re.compile(
 )
 
 
+@lru_cache(maxsize=4096)
 def is_special(name: str) -> bool:
     """Whether `name` is a special register (PTX ISA, "Special registers")."""
     return _SPECIAL.fullmatch(name) is not None

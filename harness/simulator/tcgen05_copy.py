@@ -56,9 +56,9 @@ def copy_to_tensor_memory(
     address: NDArray[Any],
     descriptors: NDArray[Any],
 ) -> None:
-    """One `tcgen05.cp` of `shape_name` (with its multicast qualifier) in each CTA of `cta` [G].
+    """S times `tcgen05.cp` of `shape_name` (with its multicast qualifier) in each CTA of `cta` [G].
 
-    `address` uint32 [G] in tensor memory, `descriptors` uint64 [G] of shared memory uint8 [C, bytes].
+    `address` uint32 [G, S] in tensor memory, `descriptors` uint64 [G, S] of shared memory uint8 [C, bytes].
     """
     if shape_name not in SHAPES:
         raise SimulationError(f"tcgen05.cp .{shape_name} is not simulated")
@@ -66,10 +66,18 @@ def copy_to_tensor_memory(
     if lane_of(address).any():
         raise SimulationError(f"tcgen05.cp to lane {lane_of(address).max()}, not 0")
     distinct = descriptors[:1] if (descriptors == descriptors[0]).all() else descriptors
-    data = gather_chunks(shared, cta, np.stack([chunk_indices(shape, int(d)) for d in distinct]))
-    words = data.reshape(len(cta), shape.rows, shape.row_bytes).view(np.uint32)
+    chunks = [[chunk_indices(shape, one) for one in row] for row in distinct.tolist()]
+    data = gather_chunks(shared, cta, np.array(chunks).reshape(len(chunks), -1, shape.row_bytes // CHUNK))
+    words = data.reshape(len(cta), -1, shape.rows, shape.row_bytes).view(np.uint32)
     lanes, rows = _targets(shape)
-    memory.write(cta, lanes, column_of(address), words[:, rows])
+    columns, width = column_of(address), words.shape[3]
+    steps = np.arange(words.shape[1])
+    if (columns == columns[:, :1] + width * steps).all():
+        side_by_side = words[:, :, rows].swapaxes(1, 2).reshape(len(cta), len(lanes), -1)
+        memory.write(cta, lanes, columns[:, 0], side_by_side)
+        return
+    for step in steps:
+        memory.write(cta, lanes, columns[:, step], words[:, step][:, rows])
 
 
 @cache

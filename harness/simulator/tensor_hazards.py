@@ -72,6 +72,7 @@ class TensorShadow:
         self.writes = _Track.empty(cells)
         self.core_reads = _Track.empty(cells)
         self.warp_reads = [_Track.empty(cells) for _ in range(-(-warps_per_cta // QUARTERS))]
+        self._follows = IN_ORDER if ordering.implied else PIPELINED
         self._told: dict[tuple[int, str], int] = {}
         self._names: list[tuple[str, str]] = []
         self._version = 0
@@ -180,18 +181,23 @@ class TensorShadow:
     ) -> None:
         """Raise unless what `track` holds is over, or in order with what `core` [G] does in `role`."""
         ordering, warps = self.ordering, cells.warps
-        agent, epoch = track.agent[cells.flat], track.epoch[cells.flat]
+        agent = track.agent[cells.flat]
         if (agent < 0).all():
             return
+        follows = agent == core[:, None] if core is not None else None
+        if follows is not None:
+            allowed = np.array([name[1] in self._follows[role] for name in self._names])
+            follows &= allowed[track.what[cells.flat]]
+            if follows.all():
+                return
         safe = np.maximum(agent, 0)
+        epoch = track.epoch[cells.flat]
         late = (agent >= 0) & (epoch > np.take_along_axis(ordering.held[warps], safe, 1))
         own = agent == ordering.agent[warps][:, None]
         first = ordering.unfinished["ld" if did == "reads" else "st"][warps][:, None]
         late &= ~own | ((first > 0) & (epoch >= first))
-        if core is not None:
-            follows = (IN_ORDER if ordering.implied else PIPELINED)[role]
-            allowed = np.array([name[1] in follows for name in self._names])
-            late &= ~((agent == core[:, None]) & allowed[track.what[cells.flat]])
+        if follows is not None:
+            late &= ~follows
         if late.any():
             group, place = np.argwhere(late)[0]
             seen = ordering.seen[warps[group], agent[group, place]] >= epoch[group, place]

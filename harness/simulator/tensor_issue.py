@@ -1,6 +1,6 @@
 """What `tcgen05.mma` and `tcgen05.cp` put into the tensor cores' queue, and what it reads of shared memory.
 
-Products of one accumulator that follow each other are executed as one, a run.
+Products of one accumulator that follow each other are executed as one, a run; so are copies.
 """
 
 from __future__ import annotations
@@ -71,22 +71,23 @@ class Issued:
         return replace(self, **arrays)
 
     def continues(self, earlier: Issued) -> bool:
-        """Whether this product adds to the one before it and may be executed with it."""
+        """Whether it may be executed with the one before it: both copy, or this adds to its product."""
+        if self.mma != earlier.mma or not np.array_equal(self.warps, earlier.warps):
+            return False
+        if self.mma is None:
+            return self.shape == earlier.shape
         return (
-            self.mma is not None
-            and self.mma == earlier.mma
-            and self.disabled is None
+            self.disabled is None
             and earlier.disabled is None
             and self.a_in_tensor_memory == earlier.a_in_tensor_memory
             and self.scale_input == 0
             and bool(self.accumulate.all())
-            and np.array_equal(self.warps, earlier.warps)
             and np.array_equal(self.d, earlier.d)
         )
 
 
 def runs_of(issued: list[Issued]) -> Iterator[list[Issued]]:
-    """Copies one by one, products in runs that accumulate into the same place."""
+    """Copies of a shape that follow each other, and products that accumulate into the same place."""
     run: list[Issued] = []
     for one in issued:
         if run and not one.continues(run[-1]):
@@ -102,10 +103,11 @@ def reads_of(run: list[Issued]) -> Iterator[Read]:
     first = run[0]
     flat, group = first.ctas.reshape(-1), first.ctas.shape[1]
     if first.mma is None:
-        if (first.a == first.a[0]).all():
-            yield Read(flat, *_copied(first.shape, int(first.a[0])))
+        descriptors = steps_of(run, "a")
+        if (descriptors == descriptors[0]).all():
+            yield Read(flat, *_copied(first.shape, tuple(descriptors[0].tolist())))
             return
-        each = [_copied(first.shape, int(descriptor)) for descriptor in first.a]
+        each = [_copied(first.shape, tuple(row)) for row in descriptors.tolist()]
         words, pages = (np.concatenate(parts).repeat(group, 0) for parts in zip(*each, strict=True))
         yield Read(flat, words, pages)
         return
@@ -120,12 +122,12 @@ def reads_of(run: list[Issued]) -> Iterator[Read]:
 
 
 @lru_cache(maxsize=4096)
-def _copied(shape: str, descriptor: int) -> tuple[Array, Array]:
-    """The words [1, w] that a `tcgen05.cp` reads, ascending, and their pages [1, p].
+def _copied(shape: str, descriptors: tuple[int, ...]) -> tuple[Array, Array]:
+    """The words [1, w] that `tcgen05.cp`s of these descriptors read, ascending, and their pages [1, p].
 
     A page may occur twice, so that all copies of a shape have equally many.
     """
-    chunks = np.sort(chunk_indices(SHAPES[shape], descriptor).reshape(-1))
+    chunks = np.sort([chunk_indices(SHAPES[shape], one) for one in descriptors], axis=None)
     words = chunks[:, None] * WORDS_PER_CHUNK + np.arange(WORDS_PER_CHUNK)
     return words.reshape(1, -1), (words[:, 0] // PAGE_WORDS)[None]
 

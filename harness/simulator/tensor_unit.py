@@ -166,14 +166,19 @@ class TensorUnit:
                 raise
 
     def _perform(self, run: list[Issued]) -> None:
-        """One copy, or products of one accumulator."""
+        """Copies of one shape, or products of one accumulator."""
         first = run[0]
         shared = self.machine.shared
         self._check_operands(run)
         if first.mma is None:
             flat, group = first.ctas.reshape(-1), first.ctas.shape[1]
             copy_to_tensor_memory(
-                first.shape, shared.bytes, self.memory, flat, first.d.repeat(group), first.a.repeat(group)
+                first.shape,
+                shared.bytes,
+                self.memory,
+                flat,
+                steps_of(run, "d").repeat(group, 0),
+                steps_of(run, "a").repeat(group, 0),
             )
             return
 

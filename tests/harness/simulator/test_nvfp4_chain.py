@@ -83,8 +83,8 @@ def test_product(cta_group: int, m: int, n: int) -> None:
                     core.shared,
                     core.memory,
                     ctas,
-                    np.full(cta_group, column),
-                    np.full(cta_group, descriptor, np.uint64),
+                    np.full((cta_group, 1), column),
+                    np.full((cta_group, 1), descriptor, np.uint64),
                 )
         core.multiply(
             mma,

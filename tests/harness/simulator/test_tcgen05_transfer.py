@@ -137,27 +137,38 @@ def random_bytes(rows: int, count: int, seed: int) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (rows, count), dtype=np.uint8)
 
 
+@pytest.mark.parametrize("gaps", [[], [0], [0, 0], [7]], ids=["one", "two", "three", "apart"])
 @pytest.mark.parametrize("swizzle", ["none", "32B"])
 @pytest.mark.parametrize("shape", COPIES)
-def test_copy(shape: str, swizzle: str) -> None:
+def test_copies(shape: str, swizzle: str, gaps: list[int]) -> None:
+    """One, and several that are executed as one: side by side, or with columns between them."""
     rows, row_bytes = (int(part) for part in shape.split("b")[0].split("x"))
     row_bytes //= 8
     width = 16 if swizzle == "none" else 32
-    layout = Layout(swizzle, False, 1024, leading=rows * 16, stride=8 * width)
+    copies = 1 + len(gaps)
+    layouts = [
+        Layout(swizzle, False, 1024 + 4096 * copy, leading=rows * 16, stride=8 * width)
+        for copy in range(copies)
+    ]
     shared = np.zeros((CTAS, 16384), np.uint8)
-    sources = [random_bytes(rows, row_bytes, cta) for cta in range(CTAS)]
-    for cta, source in enumerate(sources):
-        layout.write(shared[cta], source)
+    sources = [
+        [random_bytes(rows, row_bytes, cta * 8 + copy) for copy in range(copies)] for cta in range(CTAS)
+    ]
+    for cta in range(CTAS):
+        for layout, source in zip(layouts, sources[cta], strict=True):
+            layout.write(shared[cta], source)
     memory = TensorMemory.empty(CTAS)
-    ctas, columns = np.array([2, 0]), np.array([5, 100])
-    descriptors = np.full(2, layout.tcgen05_descriptor(), np.uint64)
+    count = row_bytes // 4
+    ctas, columns = np.array([2, 0]), np.array([5, 100])[:, None] + np.cumsum([0, *(g + count for g in gaps)])
+    descriptors = np.array([[layout.tcgen05_descriptor() for layout in layouts]] * 2, np.uint64)
     copy_to_tensor_memory(shape, shared, memory, ctas, columns, descriptors)
-    for cta, column in zip(ctas, columns, strict=True):
-        words = sources[cta].view("<u4")
-        for row in range(rows):
-            for lane in COPIES[shape](row):
-                assert np.array_equal(memory.data[cta, lane, column : column + words.shape[1]], words[row])
-    assert int(memory.written.sum()) == 2 * 128 * row_bytes // 4
+    for cta, its in zip(ctas, columns, strict=True):
+        for source, column in zip(sources[cta], its, strict=True):
+            words = source.view("<u4")
+            for row in range(rows):
+                for lane in COPIES[shape](row):
+                    assert np.array_equal(memory.data[cta, lane, column : column + count], words[row])
+    assert int(memory.written.sum()) == 2 * 128 * count * copies
 
 
 @pytest.mark.parametrize("shape", ["4x256b", "32x128b", "128x128b.b8x16.b4x16_p64"])
@@ -168,8 +179,8 @@ def test_copies_that_are_not_simulated(shape: str) -> None:
             np.zeros((1, 16), np.uint8),
             TensorMemory.empty(1),
             np.array([0]),
-            np.array([0]),
-            np.array([0]),
+            np.array([[0]]),
+            np.array([[0]]),
         )
 
 
@@ -180,6 +191,6 @@ def test_copy_to_a_lane() -> None:
             np.zeros((1, 1024), np.uint8),
             TensorMemory.empty(1),
             np.array([0]),
-            np.array([32 << 16]),
-            np.array([1 << 46], np.uint64),
+            np.array([[32 << 16]]),
+            np.array([[1 << 46]], np.uint64),
         )
