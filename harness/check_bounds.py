@@ -43,8 +43,6 @@ KEY_UNIT = 2.0**-23
 WEIGHT_UNIT = 2.0**-21
 SMALLEST_NORMAL = 2.0**-126
 
-# Steps of K whose prefix sums are formed at once: bounds memory at 8 M E float64.
-_STEPS_AT_ONCE = 8
 # Infinite keys become this, so that their differences are numbers.
 _LARGEST_KEY = 1e300
 
@@ -70,17 +68,15 @@ class Expected:
 def accumulate(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """The float64 product [M, E] of a [M, K] and b [E, K], and the bound on fp32 accumulation's error."""
     steps = a.shape[1] // MMA_K
-    a_steps = a.double().view(len(a), steps, MMA_K).transpose(0, 1)
-    b_steps = b.double().view(len(b), steps, MMA_K).permute(1, 2, 0)
+    a_steps = a.double().view(len(a), steps, MMA_K).transpose(0, 1).contiguous()
+    b_steps = b.double().view(len(b), steps, MMA_K).permute(1, 2, 0).contiguous()
     total = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
-    low, high = total, total
-    for step in range(0, steps, _STEPS_AT_ONCE):
-        group = slice(step, step + _STEPS_AT_ONCE)
-        prefixes = torch.bmm(a_steps[group], b_steps[group])
-        prefixes[0] += total
-        prefixes = prefixes.cumsum(0)
-        low, high = torch.minimum(low, prefixes.amin(0)), torch.maximum(high, prefixes.amax(0))
-        total = prefixes[-1]
+    low, high = total.clone(), total.clone()
+    # In place, what stays in a core's cache: twice as fast as the prefixes of several steps at once.
+    for a_step, b_step in zip(a_steps, b_steps, strict=True):
+        total.addmm_(a_step, b_step)
+        torch.minimum(low, total, out=low)
+        torch.maximum(high, total, out=high)
     return total, ACCUMULATION_UNIT * (steps + COMBINING_STEPS) * (high - low)
 
 

@@ -36,8 +36,9 @@ from harness.record import Outcome
 from harness.runner import BeyondRunnerError, Candidate
 from harness.simulator.errors import SimulationError
 from harness.simulator.model import Model
+from harness.simulator.modelled import modelled_us
 from harness.simulator.run import Program
-from harness.simulator.runner import WEIGHTS, Sm100aRunner, unread_arguments
+from harness.simulator.runner import WEIGHTS, Sm100aRunner
 from kernels.best import best_known_config
 from kernels.families import family
 from kernels.family import ParamValue
@@ -136,7 +137,7 @@ class Ablation:
             candidate = Candidate.of_manifest(manifest, program)
             registers = {entry.kernel: entry.registers for entry in manifest.resources}
             model = Model(program, registers, weights=WEIGHTS[candidate.operand_format])
-            us = {m: model.microseconds(unread_arguments(candidate, m)) for m in m_values}
+            us = {m: modelled_us(model, candidate, m) for m in m_values}
         except SimulationError as error:
             return replace(found, outcome=Outcome.CRASHED, reason=one_line(str(error)))
         return replace(found, us={**found.us, **us})

@@ -32,8 +32,8 @@ from harness.record import TrialRecord
 from harness.records import read_records
 from harness.runner import Candidate
 from harness.simulator.model import Model
+from harness.simulator.modelled import modelled_us
 from harness.simulator.run import Program
-from harness.simulator.runner import unread_arguments
 from kernels.families import family
 from kernels.problem import preset
 from sweeps.covering import covering_order
@@ -113,8 +113,7 @@ def _compare(record: TrialRecord, gpu: Any, *, calibrates: bool, run: bool) -> C
         began = time.process_time()
         model = Model(program, {entry.kernel: entry.registers for entry in record.resources})
         times = tuple(
-            Timed(at.m, at.cold.median_us, model.microseconds(unread_arguments(candidate, at.m)))
-            for at in record.measurements
+            Timed(at.m, at.cold.median_us, modelled_us(model, candidate, at.m)) for at in record.measurements
         )
     except Exception as error:  # one config that the simulator cannot run must not hide the others
         return Compared(

@@ -60,9 +60,23 @@ class Model:
         self.target = target
         self.make_units = make_units
 
-    def microseconds(self, args: Sequence[Any], warm: bool = False) -> float:
-        """Time of one launch of the artifact on `args`; `warm`: the inputs lie in the L2 already."""
-        size = sum(arg.numel() * arg.element_size() for arg in args)
+    def fits(self, args: Sequence[Any]) -> bool:
+        """Whether all of `args` fit into the L2."""
+        (launch, *_) = self.program.recorder.record(args)
+        chip = (self.target or self.program.kernels[launch.kernel].target).chip
+        return bool(sum(arg.numel() * arg.element_size() for arg in args) <= chip["l2_capacity_bytes"])
+
+    def columns(self, args: Sequence[Any]) -> int:
+        """Columns of clusters of the first kernel that a launch on `args` starts."""
+        (launch, *_) = self.program.recorder.record(args)
+        return launch.grid[0] // launch.cluster[0]
+
+    def microseconds(self, args: Sequence[Any], warm: bool = False, fits: bool | None = None) -> float:
+        """Time of one launch of the artifact on `args`; `warm`: the inputs lie in the L2 already.
+
+        `fits`: whether all inputs fit into the L2, where the launch stands for one of another size.
+        """
+        fits = self.fits(args) if fits is None else fits
         weights = tuple(
             (args[i].data_ptr(), args[i].data_ptr() + args[i].numel() * args[i].element_size())
             for i in self.weights
@@ -72,7 +86,6 @@ class Model:
         for number, launch in enumerate(launches):
             kernel = self.program.kernels[launch.kernel]
             target = self.target or kernel.target
-            fits = size <= target.chip["l2_capacity_bytes"]
             # What one kernel of a launch wrote, the next one finds in the L2.
             inputs = Inputs(memory_of(args), weights, (warm and fits) or number > 0, fits)
             total += self._cycles(kernel, launch, target, inputs) / target.clock_mhz

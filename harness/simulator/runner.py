@@ -10,15 +10,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-import torch
-
 from harness.artifact import Artifact
 from harness.executor import CheckDepth, MeasurePlan
-from harness.operands import Outputs, unread_inputs
 from harness.record import CheckResult, DeviceFacts, Measurement, Rates
 from harness.runner import BeyondRunnerError, Candidate, EndlessCandidateError, Runner
 from harness.simulator.errors import EndlessError, NotSimulatedError
 from harness.simulator.model import Model
+from harness.simulator.modelled import modelled_us
 from harness.simulator.race_launch import search_races
 from harness.simulator.run import Program
 from harness.simulator.target import target_named
@@ -98,10 +96,9 @@ class SimulatorRunner(Runner):
         assert self._loaded is not None
         assert self._loaded[0] is candidate
         problem, operand_format = candidate.problem, candidate.operand_format
-        arguments = unread_arguments(candidate, m)
         model = self._loaded[1]
         try:
-            cold_us, warm_us = (model.microseconds(arguments, warm=warm) for warm in (False, True))
+            cold_us, warm_us = (modelled_us(model, candidate, m, warm) for warm in (False, True))
         except NotSimulatedError as error:
             raise _beyond(error) from None
         return Measurement(
@@ -112,20 +109,6 @@ class SimulatorRunner(Runner):
             bytes_moved=bytes_moved(problem, m, operand_format),
             flops=flops(problem, m),
         )
-
-
-def unread_arguments(candidate: Candidate, m: int) -> tuple[torch.Tensor, ...]:
-    """A launch's arguments at `m` tokens for the model, which looks at operands' addresses only."""
-    inputs = unread_inputs(candidate.problem, m, candidate.operand_format)
-    outputs = Outputs.poisoned(candidate.problem, m, candidate.workspace_elements(m), "cpu")
-    return (
-        *inputs.operands,
-        inputs.bias,
-        inputs.alpha,
-        outputs.workspace,
-        outputs.weights,
-        outputs.ids,
-    )
 
 
 class Sm90aRunner(SimulatorRunner):

@@ -12,8 +12,8 @@ from harness.runner import Candidate
 from harness.simulator.account import account
 from harness.simulator.account_record import LOAD, PRODUCT
 from harness.simulator.model import Model
+from harness.simulator.modelled import unread_arguments
 from harness.simulator.run import Program
-from harness.simulator.runner import unread_arguments
 from kernels.problem import RouterProblem
 from kernels.sm90.config import Sm90Config
 from kernels.sm90.families import FusedSm90
