@@ -1,4 +1,4 @@
-"""Modelled times of persistent kernels: rounds that are left out would have taken what is charged for them."""
+"""Modelled times of persistent kernels: rounds left out would have taken what is charged for them."""
 
 from __future__ import annotations
 
