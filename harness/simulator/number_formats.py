@@ -108,7 +108,9 @@ def decode(raw: UIntArray, number_format: NumberFormat) -> FloatArray:
         kept = np.uint32(0xFFFFFFFF << number_format.ignored_bits & 0xFFFFFFFF)
         return (raw.astype(np.uint32, copy=False) & kept).view(np.float32)
     if number_format is BF16:
-        return (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        wide = raw.astype(np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32)
     if number_format is F16:
         return raw.astype(np.uint16, copy=False).view(np.float16).astype(np.float32)
     table = _small_table(number_format)

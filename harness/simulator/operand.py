@@ -69,19 +69,17 @@ class Operand:
 
     def _steps(self, descriptors: NDArray[Any]) -> IndexArray:
         """Chunk indices of all steps, [1 or G, ...]: steps side by side along K."""
-        if (descriptors == descriptors[:1]).all():
-            return _step_indices(self, tuple(int(d) for d in descriptors[0]))[None]
-        distinct, which = np.unique(descriptors, axis=0, return_inverse=True)
-        per_distinct = np.stack([_step_indices(self, tuple(int(d) for d in row)) for row in distinct])
-        return per_distinct[which.reshape(-1)]
+        distinct, which = _distinct(descriptors)
+        indices = np.stack([_step_indices(self, row) for row in distinct])
+        return indices if which is None else indices[which]
 
     def words(self, descriptors: NDArray[Any]) -> tuple[IndexArray, IndexArray]:
         """4-byte words of a CTA's shared memory that all steps read, [1 or G, n], and the 256-byte pages they
         lie in, [1 or G, p]; `descriptors` uint64 [G, S]."""
-        if (descriptors == descriptors[:1]).all():
-            return _step_words(self, tuple(int(d) for d in descriptors[0]))
-        each = [_step_words(self, tuple(int(d) for d in row)) for row in descriptors]
-        return np.concatenate([words for words, _ in each]), np.concatenate([pages for _, pages in each])
+        distinct, which = _distinct(descriptors)
+        each = [_step_words(self, row) for row in distinct]
+        words, pages = (np.concatenate(parts) for parts in zip(*each, strict=True))
+        return (words, pages) if which is None else (words[which], pages[which])
 
     def _elements(self, chunks: SharedArray) -> FloatArray:
         """Values [G, rows, K] of gathered bytes: [G, rows, bytes along K] or [G, K, bytes along the rows]."""
@@ -89,6 +87,17 @@ class Operand:
             raise SimulationError(f"an MN-major operand cannot be {self.number_format.name}")
         values = unpack(chunks, self.number_format, self.packing)
         return values.swapaxes(1, 2) if self.mn_major else values
+
+
+def _distinct(descriptors: NDArray[Any]) -> tuple[list[tuple[int, ...]], IndexArray | None]:
+    """The rows that occur in `descriptors` [G, S], and which of them each row is; None where all are one."""
+    if (descriptors == descriptors[:1]).all():
+        return [tuple(descriptors[0].tolist())], None
+    # Steps of a stage advance alike: rows differ where their first descriptors do, or not at all.
+    _, first, which = np.unique(descriptors[:, 0], return_index=True, return_inverse=True)
+    if (descriptors != descriptors[first][which]).any():
+        _, first, which = np.unique(descriptors, axis=0, return_index=True, return_inverse=True)
+    return [tuple(row) for row in descriptors[first].tolist()], which.reshape(-1)
 
 
 @lru_cache(maxsize=4096)

@@ -59,11 +59,17 @@ class BarrierClocks:
 
 def learn(known: Array, keys: Array, clocks: Array) -> None:
     """Raise rows `keys` [n], which may repeat, of `known` to `clocks` [n, agents]: a fast `maximum.at`."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    first = np.flatnonzero(np.diff(ordered, prepend=-1))
+    if (keys[1:] < keys[:-1]).any():
+        order = np.argsort(keys, kind="stable")
+        keys, clocks = keys[order], clocks[order]
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
     if len(first) < len(keys):
-        clocks, keys = np.maximum.reduceat(clocks[order], first, axis=0), ordered[first]
+        each, rest = divmod(len(keys), len(first))
+        if rest == 0 and (first == np.arange(len(first)) * each).all():  # the usual case, twice as fast
+            clocks = clocks.reshape(len(first), each, -1).max(1)
+        else:
+            clocks = np.maximum.reduceat(clocks, first, axis=0)
+        keys = keys[first]
     known[keys] = np.maximum(known[keys], clocks)
 
 
