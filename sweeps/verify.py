@@ -87,9 +87,11 @@ def verify_config(
         program = Program.of_folder(result.artifact.folder)
         candidate = Candidate.of_manifest(result.artifact.manifest, program)
         first = Recorded(program.together)
-        rounds = candidate.round_tokens
-        last = PLAIN_M[-1] if rounds is None else max(PLAIN_M[-1], rounds + 1)
-        again = program if rounds is None else replace(program, columns=1, races=True)
+        round_tokens = candidate.round_tokens
+        last, again = PLAIN_M[-1], program
+        if round_tokens is not None:
+            last = max(last, round_tokens + 1)
+            again = replace(program, columns=1, races=True)
         check = check_prepared(
             program,
             problem,
@@ -101,7 +103,7 @@ def verify_config(
             first,
             again=again.together,
         )
-        if check.passed and rounds is None:
+        if check.passed and round_tokens is None:
             search_races(program, candidate, SEED)
     except NotSimulatedError as error:
         return replace(found, outcome=Outcome.COMPILED, reason=one_line(str(error)))
@@ -114,7 +116,7 @@ def verify_config(
         outcome=Outcome.OK if check.passed else Outcome.WRONG_RESULT,
         reason=check.first_failure,
         launches=len(check.cases) + 1,
-        rounds=1 if rounds is None else -(-last // rounds),
+        rounds=1 if round_tokens is None else -(-last // round_tokens),
         races=check.passed,
         on_gpu=compare_on_gpu(result.artifact, first) if on_gpu and check.passed else None,
         bf16_overlap=check.bf16_overlap,
@@ -127,7 +129,7 @@ def _prepared(
     problem: RouterProblem, operand_format: OperandFormat, last: int
 ) -> list[tuple[Operands, Expected]]:
     """The same inputs for every config whose largest M is `last`, with their reference."""
-    cases = {"normal": tuple(sorted({*PLAIN_M, last}))} | dict.fromkeys(HARD, (BASE_M,))
+    cases = {"normal": (*PLAIN_M, last)} | dict.fromkeys(HARD, (BASE_M,))
     drawn = generate(problem, SEED, torch.device("cpu"), 0, operand_format=operand_format, at=cases)
     return [(operands, expect(operands, problem)) for operands in drawn]
 

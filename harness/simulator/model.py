@@ -57,14 +57,13 @@ class Model:
         self.program = program
         self.weights = weights
         self.registers = dict(registers or {})
-        self.target = target
+        self.target = target or next(iter(program.kernels.values())).target
         self.make_units = make_units
 
     def fits(self, args: Sequence[Any]) -> bool:
         """Whether all of `args` fit into the L2."""
-        (launch, *_) = self.program.recorder.record(args)
-        chip = (self.target or self.program.kernels[launch.kernel].target).chip
-        return bool(sum(arg.numel() * arg.element_size() for arg in args) <= chip["l2_capacity_bytes"])
+        size = sum(arg.numel() * arg.element_size() for arg in args)
+        return bool(size <= self.target.chip["l2_capacity_bytes"])
 
     def columns(self, args: Sequence[Any]) -> int:
         """Columns of clusters of the first kernel that a launch on `args` starts."""
@@ -85,35 +84,33 @@ class Model:
         total = 0.0
         for number, launch in enumerate(launches):
             kernel = self.program.kernels[launch.kernel]
-            target = self.target or kernel.target
             # What one kernel of a launch wrote, the next one finds in the L2.
             inputs = Inputs(memory_of(args), weights, (warm and fits) or number > 0, fits)
-            total += self._cycles(kernel, launch, target, inputs) / target.clock_mhz
+            total += self._cycles(kernel, launch, inputs) / self.target.clock_mhz
         return total
 
-    def _cycles(self, kernel: LoadedKernel, launch: Launch, target: Target, inputs: Inputs) -> float:
+    def _cycles(self, kernel: LoadedKernel, launch: Launch, inputs: Inputs) -> float:
         clusters = launch.ctas // launch.cluster_size
         registers = self.registers.get(launch.kernel, DEFAULT_REGISTERS)
-        at_once = resident_clusters(kernel, launch, target, registers)
+        at_once = resident_clusters(kernel, launch, self.target, registers)
         full, rest = divmod(clusters, at_once)
         # What fits into the L2 stays there from one turn to the next.
         rows = launch.ctas if inputs.fit else rows_at_once(launch, at_once)
 
         def wave(size: int, later: bool) -> float:
-            return self._wave(kernel, launch, target, inputs, size, later, rows)
+            return self._wave(kernel, launch, inputs, size, later, rows)
 
-        cycles = launch_cycles(target, min(launch.ctas, at_once * launch.cluster_size))
+        cycles = launch_cycles(self.target, min(launch.ctas, at_once * launch.cluster_size))
         for number in range(min(full, 2)):
             cycles += wave(at_once, number > 0) * (1 if number == 0 else full - 1)
         if rest:
             cycles += wave(rest, full > 0)
-        return cycles + max(0, full + bool(rest) - 1) * target.chip["wave_cycles"]
+        return cycles + max(0, full + bool(rest) - 1) * self.target.chip["wave_cycles"]
 
     def _wave(
         self,
         kernel: LoadedKernel,
         launch: Launch,
-        target: Target,
         inputs: Inputs,
         clusters: int,
         later: bool,
@@ -128,7 +125,7 @@ class Model:
         turns = np.repeat(chosen // columns // rows, launch.cluster_size)
         at_once = min(columns, clusters)
         wave = Wave(clusters, len(chosen), inputs.warm, later, inputs.weights, at_once, turns)
-        units = self.make_units(target, wave)
+        units = self.make_units(self.target, wave)
         grids = Grids.of_launch(kernel, launch, inputs.memory)
         machine = Machine(kernel, grids, chosen, units, functional=False)
         return float(machine.run().max())

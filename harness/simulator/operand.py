@@ -5,9 +5,10 @@ Several K steps are read at once, so that a whole commit group of MMA instructio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -65,21 +66,14 @@ class Operand:
         `shared` uint8 [C, bytes] with bytes a multiple of 16, `cta` int [G] rows of it, `descriptors` uint64
         [G, S]. Equal descriptors for all G, the usual case, need one index array.
         """
-        return self._elements(gather_chunks(shared, cta, self._steps(descriptors)))
-
-    def _steps(self, descriptors: NDArray[Any]) -> IndexArray:
-        """Chunk indices of all steps, [1 or G, ...]: steps side by side along K."""
-        distinct, which = _distinct(descriptors)
-        indices = np.stack([_step_indices(self, row) for row in distinct])
-        return indices if which is None else indices[which]
+        (chunks,) = by_descriptors(descriptors, partial(_step_chunks, self))
+        return self._elements(gather_chunks(shared, cta, chunks))
 
     def words(self, descriptors: NDArray[Any]) -> tuple[IndexArray, IndexArray]:
         """4-byte words of a CTA's shared memory that all steps read, [1 or G, n], and the 256-byte pages they
         lie in, [1 or G, p]; `descriptors` uint64 [G, S]."""
-        distinct, which = _distinct(descriptors)
-        each = [_step_words(self, row) for row in distinct]
-        words, pages = (np.concatenate(parts) for parts in zip(*each, strict=True))
-        return (words, pages) if which is None else (words[which], pages[which])
+        words, pages = by_descriptors(descriptors, partial(_step_words, self))
+        return words, pages
 
     def _elements(self, chunks: SharedArray) -> FloatArray:
         """Values [G, rows, K] of gathered bytes: [G, rows, bytes along K] or [G, K, bytes along the rows]."""
@@ -89,26 +83,33 @@ class Operand:
         return values.swapaxes(1, 2) if self.mn_major else values
 
 
-def _distinct(descriptors: NDArray[Any]) -> tuple[list[tuple[int, ...]], IndexArray | None]:
-    """The rows that occur in `descriptors` [G, S], and which of them each row is; None where all are one."""
+def by_descriptors(
+    descriptors: NDArray[Any], find: Callable[[tuple[int, ...]], tuple[IndexArray, ...]]
+) -> tuple[IndexArray, ...]:
+    """What `find` gives for the rows of `descriptors` [G, S]: arrays [1, ...] of a row become [G, ...].
+
+    They stay [1, ...] where all rows are the same, the usual case.
+    """
     if (descriptors == descriptors[:1]).all():
-        return [tuple(descriptors[0].tolist())], None
+        return find(tuple(descriptors[0].tolist()))
     # Steps of a stage advance alike: rows differ where their first descriptors do, or not at all.
     _, first, which = np.unique(descriptors[:, 0], return_index=True, return_inverse=True)
     if (descriptors != descriptors[first][which]).any():
         _, first, which = np.unique(descriptors, axis=0, return_index=True, return_inverse=True)
-    return [tuple(row) for row in descriptors[first].tolist()], which.reshape(-1)
+    found = [find(tuple(row)) for row in descriptors[first].tolist()]
+    return tuple(np.concatenate(arrays)[which.reshape(-1)] for arrays in zip(*found, strict=True))
 
 
 @lru_cache(maxsize=4096)
-def _step_indices(operand: Operand, descriptors: tuple[int, ...]) -> IndexArray:
+def _step_chunks(operand: Operand, descriptors: tuple[int, ...]) -> tuple[IndexArray]:
+    """The chunks [1, ...] of all steps, side by side along K."""
     steps = [operand.chunk_indices(descriptor) for descriptor in descriptors]
-    return np.concatenate(steps, axis=0 if operand.mn_major else 1)
+    return (np.concatenate(steps, axis=0 if operand.mn_major else 1)[None],)
 
 
 @lru_cache(maxsize=4096)
 def _step_words(operand: Operand, descriptors: tuple[int, ...]) -> tuple[IndexArray, IndexArray]:
-    chunks = np.unique(_step_indices(operand, descriptors))
+    chunks = np.unique(_step_chunks(operand, descriptors)[0])
     words: IndexArray = (chunks[:, None] * (CHUNK // 4) + np.arange(CHUNK // 4)).reshape(1, -1)
     return words, np.unique(chunks // 16)[None]
 

@@ -11,7 +11,7 @@ Not simulated: `.4x256b`, whose source layout the ISA draws but does not state, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from harness.simulator.errors import SimulationError
 from harness.simulator.matrix_descriptor import CHUNK, Generation, IndexArray, chunks_k_major
-from harness.simulator.operand import SharedArray, gather_chunks
-from harness.simulator.tensor_memory import TensorMemory, column_of, lane_of
+from harness.simulator.operand import SharedArray, by_descriptors, gather_chunks
+from harness.simulator.tensor_memory import TensorMemory, are_adjacent, column_of, lane_of
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,16 @@ def copy_to_tensor_memory(
     shape = SHAPES[shape_name]
     if lane_of(address).any():
         raise SimulationError(f"tcgen05.cp to lane {lane_of(address).max()}, not 0")
-    distinct = descriptors[:1] if (descriptors == descriptors[0]).all() else descriptors
-    chunks = [[chunk_indices(shape, one) for one in row] for row in distinct.tolist()]
-    data = gather_chunks(shared, cta, np.array(chunks).reshape(len(chunks), -1, shape.row_bytes // CHUNK))
+    (chunks,) = by_descriptors(descriptors, partial(_all_chunks, shape))
+    data = gather_chunks(shared, cta, chunks)
     words = data.reshape(len(cta), -1, shape.rows, shape.row_bytes).view(np.uint32)
     lanes, rows = _targets(shape)
     columns, width = column_of(address), words.shape[3]
-    steps = np.arange(words.shape[1])
-    if (columns == columns[:, :1] + width * steps).all():
+    if are_adjacent(columns, width):
         side_by_side = words[:, :, rows].swapaxes(1, 2).reshape(len(cta), len(lanes), -1)
         memory.write(cta, lanes, columns[:, 0], side_by_side)
         return
-    for step in steps:
+    for step in range(words.shape[1]):
         memory.write(cta, lanes, columns[:, step], words[:, step][:, rows])
 
 
@@ -86,6 +84,11 @@ def _targets(shape: CopyShape) -> tuple[IndexArray, IndexArray]:
     pairs = sorted((lane, row) for row, lanes in enumerate(shape.lanes) for lane in lanes)
     lanes, rows = np.array(pairs, np.intp).T
     return lanes, rows
+
+
+def _all_chunks(shape: CopyShape, descriptors: tuple[int, ...]) -> tuple[IndexArray]:
+    """The chunks [1, S * rows, chunks of a row] of S copies."""
+    return (np.concatenate([chunk_indices(shape, one) for one in descriptors])[None],)
 
 
 def chunk_indices(shape: CopyShape, descriptor: int) -> IndexArray:

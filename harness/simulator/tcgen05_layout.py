@@ -25,6 +25,7 @@ from harness.simulator.tensor_memory import (
     LaneArray,
     TensorMemory,
     WordArray,
+    are_adjacent,
     column_of,
     lane_of,
 )
@@ -136,7 +137,7 @@ def _read_steps(
 ) -> WordArray:
     """Words [G, L, S, columns] of `lanes` [L]: `columns` columns from each of `first` [G, S] on."""
     steps = first.shape[1]
-    if (first == first[:, :1] + np.arange(steps) * columns).all():
+    if are_adjacent(first, columns):
         return memory.read(cta, lanes, first[:, 0], steps * columns).reshape(len(cta), -1, steps, columns)
     return np.stack([memory.read(cta, lanes, one, columns) for one in first.T], axis=2)
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.operand import by_descriptors
 from harness.simulator.ptx import Instruction
 from harness.simulator.shared import PAGE_WORDS
 from harness.simulator.tcgen05_copy import SHAPES, chunk_indices
@@ -103,19 +104,12 @@ def reads_of(run: list[Issued]) -> Iterator[Read]:
     first = run[0]
     flat, group = first.ctas.reshape(-1), first.ctas.shape[1]
     if first.mma is None:
-        descriptors = steps_of(run, "a")
-        if (descriptors == descriptors[0]).all():
-            yield Read(flat, *_copied(first.shape, tuple(descriptors[0].tolist())))
-            return
-        each = [_copied(first.shape, tuple(row)) for row in descriptors.tolist()]
-        words, pages = (np.concatenate(parts).repeat(group, 0) for parts in zip(*each, strict=True))
-        yield Read(flat, words, pages)
-        return
-    operands = [(first.mma.b, steps_of(run, "b"))]
-    if not first.a_in_tensor_memory:
-        operands.append((first.mma.a, steps_of(run, "a")))
-    for operand, descriptors in operands:
-        words, pages = operand.words(descriptors)
+        reads = [by_descriptors(steps_of(run, "a"), partial(_copied, first.shape))]
+    else:
+        reads = [first.mma.b.words(steps_of(run, "b"))]
+        if not first.a_in_tensor_memory:
+            reads.append(first.mma.a.words(steps_of(run, "a")))
+    for words, pages in reads:
         if len(words) > 1:
             words, pages = words.repeat(group, 0), pages.repeat(group, 0)
         yield Read(flat, words, pages)

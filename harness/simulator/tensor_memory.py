@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.simulator.errors import SimulationError
+from harness.simulator.number_formats import FloatArray
 
 LANES = 128
 COLUMNS = 512
@@ -20,7 +21,6 @@ HALF_QUADRANT = QUADRANT // 2
 
 WordArray = NDArray[np.uint32]
 LaneArray = NDArray[np.intp]
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,11 @@ def lane_of(address: NDArray[Any]) -> NDArray[np.int64]:
 def column_of(address: NDArray[Any]) -> NDArray[np.int64]:
     """Column of tensor-memory addresses."""
     return address.astype(np.int64) & 0xFFFF
+
+
+def are_adjacent(columns: NDArray[Any], width: int) -> bool:
+    """Whether accesses of `width` columns, each at `columns` [G, S], lie side by side in every group."""
+    return bool((columns == columns[:, :1] + width * np.arange(columns.shape[1])).all())
 
 
 def _equal_columns(columns: NDArray[Any], count: int) -> list[tuple[Any, int]]:
