@@ -96,9 +96,19 @@ def summary_lines(agreement: Agreement) -> list[str]:
         f"{agreeing} of {sum(1 for c in agreement.configs if c.answers)} configs: every id equals the GPU's",
         f"largest relative weight error {max((a.worst_weight_error for a in answers), default=0.0):.2e}",
     ]
-    for name, wanted in (("all", None), ("calibration half", True), ("other half", False)):
+    named: list[tuple[str, bool | None]] = [*parts(agreement)]
+    if len(named) > 1:
+        named.insert(0, ("all", None))
+    for name, wanted in named:
         lines += [f"{name}, M = {m}: {rank_line(pairs(agreement, m, wanted))}" for m in timed_m(agreement)]
     return lines
+
+
+def parts(agreement: Agreement) -> list[tuple[str, bool]]:
+    """Name and `calibrates` of the parts of the sample: two halves, or all of it as held out."""
+    if any(config.calibrates for config in agreement.configs):
+        return [("calibration half", True), ("other half", False)]
+    return [("held out", False)]
 
 
 def rank_line(found: Sequence[tuple[float, float]]) -> str:

@@ -12,12 +12,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.agreement_record import Agreement, pairs, rank_line, read_agreement, timed_m
+from harness.agreement_record import Agreement, pairs, parts, rank_line, read_agreement, timed_m
 from results.style import BLUE, FAINT, GREY, ORANGE, clean, commit_text, new_figure, save, write_texts
 
 
 def draw_agreement(agreement: Agreement) -> Figure:
-    """One panel for each M; the configs that the model was calibrated on are told from the others."""
+    """One panel for each M; configs that the model was calibrated on are told from the others."""
     m_values = timed_m(agreement)
     figure = new_figure(3.4 * len(m_values), 4.6)
     for axes, m in zip(figure.subplots(1, len(m_values), squeeze=False)[0], m_values, strict=True):
@@ -36,14 +36,16 @@ def _draw_panel(axes: Axes, agreement: Agreement, m: int) -> None:
     both = np.array(pairs(agreement, m))
     low, high = both.min() / 1.2, both.max() * 1.2
     axes.plot([low, high], [low, high], color=FAINT, zorder=0)
-    for calibrates, color, label in ((True, ORANGE, "calibration half"), (False, BLUE, "other half")):
+    found = parts(agreement)
+    for label, calibrates in found:
+        color = ORANGE if calibrates else BLUE
         measured, modelled = np.array(pairs(agreement, m, calibrates)).T
         axes.scatter(measured, modelled, s=14, color=color, alpha=0.85, linewidths=0, label=label)
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
     axes.set_xlabel("measured, us")
     axes.set_ylabel("modelled, us")
     rank = rank_line(pairs(agreement, m, False)).split(", ")
-    axes.set_title(f"M = {m}\nother half: {rank[1]}", fontsize=9, color=GREY)
+    axes.set_title(f"M = {m}\n{found[-1][0]}: {rank[1]}", fontsize=9, color=GREY)
     axes.legend(fontsize=7.5, frameon=False, loc="upper left")
     clean(axes, grid="both")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -42,6 +43,20 @@ def test_ranks_and_the_price_of_the_models_choice() -> None:
 def test_halves_are_told_apart() -> None:
     assert pairs(agreement(), 64, True) == [(10.0, 12.0), (20.0, 18.0)]
     assert pairs(agreement(), 64, False) == [(11.0, 9.0), (40.0, 39.0)]
+
+
+def test_a_sample_that_nothing_was_calibrated_on_has_one_part(tmp_path: Path) -> None:
+    whole = agreement()
+    held_out = replace(whole, configs=tuple(replace(one, calibrates=False) for one in whole.configs))
+    lines = summary_lines(held_out)
+    assert len(lines) == 3
+    assert lines[2].startswith("held out, M = 64: 4 configs, Spearman 0.800")
+    assert [line.split(",")[0] for line in summary_lines(whole)[2:]] == [
+        "all",
+        "calibration half",
+        "other half",
+    ]
+    assert save(draw_agreement(held_out), tmp_path / "a.png").stat().st_size > 10_000
 
 
 def test_answers_are_counted() -> None:
