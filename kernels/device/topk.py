@@ -21,11 +21,17 @@ from kernels.problem import RouterProblem, Score
 LOWEST_FINITE = -3.4028234663852886e38
 EMPTY_KEY = float("-inf")
 EMPTY_ID = 0x7FFFFFFF
+NEGATIVE_ZERO = -0x80000000  # the bits of -0.0
 
 
 def sort_key(biased: Float32) -> Float32:
     """`biased` with NaN and -inf mapped to the lowest finite float (PTX max.f32 drops a NaN operand)."""
     return cute.arch.fmax(biased, Float32(LOWEST_FINITE))
+
+
+def _away_from_zero(bits: Int32) -> Int32:
+    """What takes a float's bits to the next larger float: 1 for a positive one, -1 for a negative one."""
+    return (bits >> 31) | 1
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,30 @@ class TopK:
         if ascending_ids:
             return higher
         return higher | ((s == self.s[p]) & (i < self.i[p]))
+
+    def lower_from(self, first: Int32) -> None:
+        """Take the keys of held ids from `first` on down by one float.
+
+        A newcomer of a lower id then wins a tie against them by `ascending_ids`' one comparison, and the
+        order of what is held stays: two floats never change places, only neighbours become equal. Nothing
+        is between the two, so `raise_from` brings the same keys back.
+        """
+        for p in range(self.k):
+            bits = Float32(self.s[p]).bitcast(Int32)
+            # Zeros of both signs are one key, and the float below it is the one below -0.
+            bits = select_(self.s[p] == 0.0, Int32(NEGATIVE_ZERO), bits)
+            self._replace_from(first, p, bits - _away_from_zero(bits))
+
+    def raise_from(self, first: Int32) -> None:
+        """Take the keys of held ids from `first` on up by one float: what `lower_from` took them down."""
+        for p in range(self.k):
+            bits = Float32(self.s[p]).bitcast(Int32)
+            self._replace_from(first, p, bits + _away_from_zero(bits))
+
+    def _replace_from(self, first: Int32, p: int, bits: Int32) -> None:
+        # An empty slot has no float below its key and needs none: every candidate beats it.
+        chosen = (self.i[p] >= first) & (self.i[p] != EMPTY_ID)
+        self.s[p] = select_(chosen, Int32(bits).bitcast(Float32), self.s[p])
 
     @cute.jit
     def merge_lanes(self, lanes: cutlass.Constexpr[int]) -> None:

@@ -47,8 +47,23 @@ class RouterEpilogue(Epilogue):
             exists = expert < self.problem.experts
             key = select_(exists, key, Float32(EMPTY_KEY))
             expert = select_(exists, expert, Int32(EMPTY_ID))
-        # Overlapping accumulators are walked in both directions.
-        state.insert(key, expert, score, ascending_ids=not self.config.overlaps)
+        state.insert(key, expert, score, ascending_ids=True)
+
+    def take_subtile(
+        self, state: Any, values: cute.Tensor, first: Int32, token_tile: Int32, place: Place, out: Outputs
+    ) -> None:
+        """Consume a subtile. Overlapping accumulators are also walked in reverse: held ids may be higher.
+
+        Two passes over the list a subtile are 3 % of its instructions at 32 columns; comparing ids in every
+        insertion would be 30 % more.
+        """
+        if not self.config.overlaps:
+            super().take_subtile(state, values, first, token_tile, place, out)
+            return
+        expert = place.work.first_expert_tile * self.config.expert_tile + first
+        state.lower_from(expert)
+        super().take_subtile(state, values, first, token_tile, place, out)
+        state.raise_from(expert + self.config.epi_n)
 
     @cute.jit
     def finish(self, state: Any, turn: Int32, token_tile: Int32, place: Place, out: Outputs) -> None:

@@ -32,11 +32,12 @@ from tests.kernels.mutants_sm100_epilogue import (
     ForwardIds,
     GivenBackUnfenced,
     LastPartMissing,
-    ListKept,
+    NeverCleared,
+    NeverLowered,
+    NeverRaised,
     NoBarrierAfterTheLoads,
     PublishedInOnePlace,
     TailUnguarded,
-    TiesByArrival,
     Unmasked,
     alpha_after_score,
     alpha_forgotten,
@@ -44,6 +45,7 @@ from tests.kernels.mutants_sm100_epilogue import (
     bias_in_weight,
     exchanging,
     first_address,
+    listing,
     own_address,
     stale_acquire,
     stale_await,
@@ -207,11 +209,14 @@ DEFECTS: dict[str, Defect] = {
     "columns_past_the_end_unmasked": Defect("check: .* is outside ", epilogue=Unmasked, problem=ODD),
     "rows_past_the_end_written": Defect("simulator: .*outside every tensor", epilogue=TailUnguarded),
     "list_kept_for_the_next_tile": Defect(
-        "check: .*is selected twice", epilogue=ListKept, patches=ONE_CLUSTER
+        "check: .*is selected twice", epilogue=listing(NeverCleared), patches=ONE_CLUSTER
     ),
     "forward_ids_on_the_reversed_walk": Defect(RANKS, epilogue=ForwardIds, config=OVERLAP, problem=MANY),
     "ties_by_arrival": Defect(
-        "check: ties", epilogue=TiesByArrival, config=OVERLAP, problem=WHOLE, only=("ties",)
+        "check: ties", epilogue=listing(NeverLowered), config=OVERLAP, problem=WHOLE, only=("ties",)
+    ),
+    "ties_lost_for_good": Defect(
+        "check: ties", epilogue=listing(NeverRaised), config=OVERLAP, problem=MANY, only=("ties",)
     ),
     "bias_read_before_it_is_there": Defect(RACE, epilogue=BiasUnawaited),
     # Exchanges between CTAs.

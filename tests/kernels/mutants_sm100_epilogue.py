@@ -112,23 +112,6 @@ class TailUnguarded(RouterEpilogue):
         self.put(state, token_tile * self.config.token_tile + place.thread, place, out)
 
 
-class NeverCleared(TopK):
-    """Cleared when it is made and not for the next token tile."""
-
-    @classmethod
-    def empty(cls, k: int) -> TopK:
-        top = TopK.empty(k)
-        return cls(top.s, top.i, top.a)
-
-    def clear(self) -> None:
-        pass
-
-
-class ListKept(RouterEpilogue):
-    def start(self) -> Any:
-        return NeverCleared.empty(self.problem.top_k)
-
-
 class ForwardIds(RouterEpilogue):
     """On the reversed walk of overlapping accumulators, experts are counted as on the forward one."""
 
@@ -151,21 +134,36 @@ class ForwardIds(RouterEpilogue):
             super().run(accumulators, place, bias, out)
 
 
-class TiesByArrival(RouterEpilogue):
+class NeverCleared(TopK):
+    """Empty when it is made, and not cleared for the next token tile."""
+
+    def clear(self) -> None:
+        pass
+
+
+class NeverLowered(TopK):
     """A newcomer never wins a tie, though a reversed walk meets higher ids first."""
 
-    def take(
-        self, state: Any, logit: Float32, index: Int32, token_tile: Int32, place: Place, out: Outputs
-    ) -> None:
-        score, key = right(self, logit, index, place)
-        state.insert(
-            key, place.work.first_expert_tile * self.config.expert_tile + index, score, ascending_ids=True
-        )
+    def lower_from(self, first: Int32) -> None:
+        pass
+
+    def raise_from(self, first: Int32) -> None:
+        pass
 
 
-def right(self: Any, logit: Any, index: Any, place: Any) -> Any:
-    score = activation(self.problem.score, logit)
-    return score, sort_key(score + place.bias[index])
+class NeverRaised(TopK):
+    """Keys that were lowered for a reversed walk stay so, and lose ties against the next tile's experts."""
+
+    def raise_from(self, first: Int32) -> None:
+        pass
+
+
+def listing(lists: type[TopK]) -> type[RouterEpilogue]:
+    class Mutant(RouterEpilogue):
+        def start(self) -> Any:
+            return lists(**vars(TopK.empty(self.problem.top_k)))
+
+    return Mutant
 
 
 # Exchanges between CTAs.

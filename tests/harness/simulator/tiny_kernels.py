@@ -166,6 +166,12 @@ def _threads() -> list[TinyKernel]:
             references.weighted_rows,
         ),
         TinyKernel(
+            "reversed_top_k",
+            ("tiny_topk", "compile_reversed_top_k", (ROWS, 32, 4, 6)),
+            lambda seed: (references.keys(seed, ROWS, 32), poisoned(ROWS, 2, 6)),
+            partial(references.top_k, 6),
+        ),
+        TinyKernel(
             "register_split",
             ("tiny_warp", "compile_register_split", ()),
             lambda seed: (floats(seed, 256), poisoned(256)),

@@ -21,6 +21,24 @@ NARROW_BITS = {"bf16": 16, "f16": 16, "e4m3": 8, "e5m2": 8, "e2m1": 4}
 MATH = ("exp", "exp2", "log", "log2", "sqrt", "rsqrt", "sin", "cos", "tanh", "erf")
 
 
+def keys(seed: int, rows: int, columns: int) -> Tensor:
+    """fp32 of few values, so that most are tied: zeros of both signs, neighbours, the ends, no numbers."""
+    one, tiny, most = np.float32(1), np.float32(1e-45), np.finfo(np.float32).max
+    few = [0.0, -0.0, tiny, -tiny, one, np.nextafter(one, np.float32(2)), -one, most, -most, np.inf, -np.inf]
+    values = torch.tensor([*map(float, few), float("nan")])
+    random = torch.Generator().manual_seed(seed)
+    weights = torch.rand((rows, len(values)), generator=random) ** 4 + 1e-3
+    return values[torch.multinomial(weights, columns, replacement=True, generator=random)]
+
+
+def top_k(k: int, x: Tensor, y: Tensor) -> Tensor:
+    """[rows, 2, k]: columns by descending key, ties by ascending column, and their keys."""
+    lowest = torch.finfo(torch.float32).min
+    clamped = torch.nan_to_num(x, nan=lowest, posinf=float("inf"), neginf=lowest)
+    columns = torch.argsort(clamped, dim=1, descending=True, stable=True)[:, :k]
+    return torch.stack([columns.float(), clamped.gather(1, columns)], dim=1)
+
+
 def integer_operands(seed: int, rows: int) -> Tensor:
     return torch.from_numpy(tiny_ops.integer_operands(seed, rows).view(np.int32))
 
