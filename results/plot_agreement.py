@@ -13,7 +13,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.agreement_record import Agreement, pairs, parts, rank_line, read_agreement, timed_m
-from results.style import BLUE, FAINT, GREY, ORANGE, clean, commit_text, new_figure, save, write_texts
+from results.style import (
+    BLUE,
+    FAINT,
+    GREY,
+    ORANGE,
+    clean,
+    commit_text,
+    new_figure,
+    save,
+    time_axis,
+    write_texts,
+)
 
 
 def draw_agreement(agreement: Agreement) -> Figure:
@@ -41,7 +52,9 @@ def _draw_panel(axes: Axes, agreement: Agreement, m: int) -> None:
         color = ORANGE if calibrates else BLUE
         measured, modelled = np.array(pairs(agreement, m, calibrates)).T
         axes.scatter(measured, modelled, s=14, color=color, alpha=0.85, linewidths=0, label=label)
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+    for which in ("x", "y"):
+        time_axis(axes, low, high, which=which)
+    axes.set_aspect("equal")
     axes.set_xlabel("measured, us")
     axes.set_ylabel("modelled, us")
     rank = rank_line(pairs(agreement, m, False)).split(", ")

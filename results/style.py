@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -148,14 +149,14 @@ def token_axis(axes: Axes, m_values: Sequence[int]) -> None:
     axes.set_xlabel("M, tokens per launch", fontsize=9.5, color=INK)
 
 
-def time_axis(axes: Axes, low_us: float, high_us: float) -> None:
+def time_axis(axes: Axes, low_us: float, high_us: float, *, which: Literal["x", "y"] = "y") -> None:
     """A log axis of microseconds with round ticks: 1, 2, 5, 10, ..."""
-    axes.set_yscale("log")
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low_us, high_us)})
+    axis = axes.xaxis if which == "x" else axes.yaxis
     ticks = [factor * 10.0**power for power in range(-2, 8) for factor in (1, 2, 5)]
-    axes.yaxis.set_major_locator(FixedLocator(ticks))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_ylim(low_us, high_us)
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def ratio_axis(axes: Axes, low: float, high: float) -> None:
