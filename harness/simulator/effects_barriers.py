@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 # 32-bit registers of an SM (CUDA C++ Programming Guide, "Compute Capabilities", the same for 9.0 and 10.x).
 REGISTER_FILE = 64 * 1024
 _MBARRIER = "shared shared::cta shared::cluster release relaxed acquire cta cluster"
+# Of a fence: those that order accesses of threads in different CTAs.
+_BEYOND_CTA = {"cluster", "gpu", "sys", "gl"}
 
 
 def barrier_places(c: Cohort, m: Any, address: Any) -> tuple[Array, Array, Array]:
@@ -30,6 +32,11 @@ def barrier_places(c: Cohort, m: Any, address: Any) -> tuple[Array, Array, Array
     rows, offsets = shared_place(c, address, active)
     warp = np.broadcast_to(np.arange(len(c.warps))[:, None], active.shape)
     return c.lanes(rows)[active], c.lanes(offsets)[active], warp[active]
+
+
+def orders_cluster(instruction: Instruction) -> bool:
+    """Whether an arrival releases, or a wait acquires, at cluster scope; the default scope is the CTA."""
+    return "cluster" in instruction.parts and "relaxed" not in instruction.parts
 
 
 def flat(c: Cohort, m: Any, value: Any) -> Array:
@@ -73,6 +80,7 @@ class _Arrive:
         self.expects = "expect_tx" in parts
         self.arrives = "arrive" in parts or "arrive_drop" in parts
         self.drops = "arrive_drop" in parts
+        self.releases = orders_cluster(instruction)
 
     def run(self, c: Cohort, m: Any, address: Any, value: Any = None) -> Any:
         mbarriers = c.machine.mbarriers
@@ -86,8 +94,9 @@ class _Arrive:
             counts = flat(c, m, value) if value is not None and not self.expects else 1
             if self.drops:
                 np.subtract.at(mbarriers.count, keys, 1)
-            c.machine.note_arrival("mbarrier", c.warps[warps], keys, mbarriers.phase[keys])
             away = rows != c.rows[warps]
+            phases = mbarriers.phase[keys]
+            c.machine.note_arrival("mbarrier", c.warps[warps], keys, phases, away, self.releases)
             latency = c.machine.units.target.latency_of("mbarrier.arrive.remote")
             mbarriers.arrive(keys, counts, c.clock[warps] + away * latency)
         # The state is opaque to the kernel; here it is the number of the phase that was arrived on.
@@ -109,7 +118,7 @@ def mbarrier_expect(instruction: Instruction) -> Run:
 @effect("mbarrier", "test_wait", flags=f"{_MBARRIER} parity", writes=True)
 def mbarrier_test(instruction: Instruction) -> Run:
     """A look at a barrier without waiting for it. A suspended try_wait may give up at any time."""
-    by_parity = "parity" in instruction.parts
+    by_parity, acquires = "parity" in instruction.parts, orders_cluster(instruction)
 
     def run(c: Cohort, m: Any, address: Any, phase: Any, limit: Any = 0) -> Any:
         active = c.active(m)
@@ -123,7 +132,8 @@ def mbarrier_test(instruction: Instruction) -> Run:
         passed &= c.machine.mbarriers.completed_at[keys] <= c.clock[:, None]
         seen = np.flatnonzero((passed & c.active(m)).any(1))
         first = c.per_warp(keys, m)[seen]
-        c.machine.note_passed("mbarrier", c.warps[seen], first, c.machine.mbarriers.phase[first])
+        phases = c.machine.mbarriers.phase[first]
+        c.machine.note_passed("mbarrier", c.warps[seen], first, phases, acquires)
         return passed
 
     return run
@@ -134,6 +144,7 @@ class _MbarrierWait:
 
     def __init__(self, instruction: Instruction) -> None:
         self.by_parity = "parity" in instruction.parts
+        self.acquires = orders_cluster(instruction)
 
     def begin(self, c: Cohort, address: Any, phase: Any, limit: Any = 0) -> tuple[Array, ...]:
         active = c.active(c.mask)
@@ -155,7 +166,7 @@ class _MbarrierWait:
         keys, phase = token
         mbarriers = c.machine.mbarriers
         ready = mbarriers.passed(keys, phase, self.by_parity)
-        c.machine.note_barrier(c, ready, "mbarrier", keys, mbarriers.phase[keys])
+        c.machine.note_barrier(c, ready, "mbarrier", keys, mbarriers.phase[keys], self.acquires)
         # Looking at a phase that completed long ago takes as long as being told of one that completes now.
         known = np.maximum(mbarriers.completed_at[keys], c.clock)
         return ready, np.where(ready, known + c.machine.units.target.latency_of("mbarrier.wait"), 0.0)
@@ -243,11 +254,14 @@ def warp_sync(instruction: Instruction) -> Run:
 
 @effect("barrier", "cluster", "arrive", flags="release relaxed aligned")
 def cluster_arrive(instruction: Instruction) -> Run:
+    releases = "relaxed" not in instruction.parts
+
     def run(c: Cohort, m: Any) -> None:
         here = c.whole_warps(m, "barrier.cluster.arrive")
         clusters = c.machine.cluster_of_row[c.rows[here]]
         generation = c.machine.cluster_barriers.generation[clusters]
-        c.machine.note_arrival("cluster", c.warps[here], clusters, generation)
+        away = np.ones(len(clusters), np.bool_)
+        c.machine.note_arrival("cluster", c.warps[here], clusters, generation, away, releases)
         c.machine.cluster_barriers.arrive(c.warps[here], clusters, c.clock[here])
 
     return run
@@ -266,7 +280,7 @@ class _ClusterWait:
         barriers = c.machine.cluster_barriers
         clusters = c.machine.cluster_of_row[c.rows]
         ready = barriers.generation[clusters] > token[0]
-        c.machine.note_barrier(c, ready, "cluster", clusters, barriers.generation[clusters])
+        c.machine.note_barrier(c, ready, "cluster", clusters, barriers.generation[clusters], acquire=True)
         latency = c.machine.units.target.latency_of("barrier.cluster.wait")
         return ready, np.where(ready, barriers.completed_at[clusters] + latency, 0.0)
 
@@ -295,11 +309,22 @@ def proxy_fence(instruction: Instruction) -> Run:
 @effect("fence", "proxy", "tensormap::generic")
 @effect("fence", "proxy", "alias")
 @effect("fence", "mbarrier_init")
+def other_fence(instruction: Instruction) -> Run:
+    """Memory is sequentially consistent here: these order nothing more."""
+    return lambda c, m, *operands: None
+
+
 @effect("fence", flags="sc acq_rel acquire release sync_restrict::* cta cluster gpu sys")
 @effect("membar", flags="cta gl sys")
 def fence(instruction: Instruction) -> Run:
-    """Memory is sequentially consistent here: ordinary fences order nothing more."""
-    return lambda c, m, *operands: None
+    """Orders what barriers without a scope of their own do not: see `Scopes`."""
+    beyond_cta = bool(_BEYOND_CTA & set(instruction.parts))
+
+    def run(c: Cohort, m: Any) -> None:
+        if beyond_cta and c.machine.thread_order is not None:
+            c.machine.thread_order.fence(c.warps[c.active(m).any(1)])
+
+    return run
 
 
 @effect("setmaxnreg", flags="inc dec sync aligned")

@@ -113,7 +113,7 @@ class Machine:
             else None
         )
         self.thread_order = (
-            ThreadOrder(count, warps_per_cta * self.cluster_size, warps_per_cta)
+            ThreadOrder(count, warps_per_cta * self.cluster_size, warps_per_cta, scoped=races)
             if functional and (self.cluster_size > 1 or races)
             else None
         )
@@ -193,28 +193,43 @@ class Machine:
             )
         self.operand_reads.check_write(rows, offsets, size, "a store")
 
-    def note_barrier(self, c: Cohort, ready: Array, kind: str, keys: Array, phases: Array) -> None:
+    def note_barrier(
+        self, c: Cohort, ready: Array, kind: str, keys: Array, phases: Array, acquire: bool = False
+    ) -> None:
         """Warps of a cohort have passed barriers, `keys` of a kind, now in `phases` (each [W]).
 
         What others wrote before it, a fence of theirs now covers; what others know to be over, so do they.
+        `acquire`: the wait is one of cluster scope.
         """
         np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint64(self.step))
         if ready.any():
-            self.note_passed(kind, c.warps[ready], keys[ready], phases[ready])
+            self.note_passed(kind, c.warps[ready], keys[ready], phases[ready], acquire)
 
-    def note_passed(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
+    def note_passed(self, kind: str, warps: Array, keys: Array, phases: Array, acquire: bool = False) -> None:
         """Warps have seen the phases before `phases` complete: they learn what arrived in those."""
         if self.ordering is not None:
             self.ordering.passed(kind, warps, keys, phases)
         if self.thread_order is not None:
-            self.thread_order.passed(kind, warps, keys, phases)
+            self.thread_order.passed(kind, warps, keys, phases, acquire)
 
-    def note_arrival(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
-        """Warps arrive on barriers `keys` of a kind, now in `phases`, with all that they know."""
+    def note_arrival(
+        self,
+        kind: str,
+        warps: Array,
+        keys: Array,
+        phases: Array,
+        away: Array | None = None,
+        release: bool = False,
+    ) -> None:
+        """Warps arrive on barriers `keys` of a kind, now in `phases`, with all that they know.
+
+        `away` [n]: on another CTA's (None: nobody does); `release`: at cluster scope.
+        """
         if self.ordering is not None:
             self.ordering.arrive(kind, warps, keys, phases)
         if self.thread_order is not None:
-            self.thread_order.arrive(kind, warps, keys, phases)
+            away = np.zeros(len(warps), np.bool_) if away is None else away
+            self.thread_order.arrive(kind, warps, keys, phases, away, release)
 
     # The loop.
 

@@ -7,7 +7,8 @@ and every agent's last read. A warp counts as one: lanes of one warp are taken t
 Tile loads write as the copy agent of the warp that issued them, so whoever reads must have waited for their
 mbarrier, and whoever loads must have learned that the readers are done. `wgmma` and tile stores count as
 reads by the warps that issue them; operands of whole pages are noted by the page. Atomics are exempt, and so
-is what goes through flags in memory.
+is what goes through flags in memory. Between warps of different CTAs, an order counts that is of cluster
+scope (`Scopes`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ from harness.simulator.shared import PAGE_WORDS
 from harness.simulator.thread_order import ThreadOrder
 
 Array = npt.NDArray[Any]
+# What is wrong with a barrier between warps of two CTAs.
+SCOPE = (
+    "what orders the two is not of cluster scope: want a release there (.release.cluster, or a fence before "
+    "the arrival) and an acquire here (.acquire.cluster, or a fence behind the wait)"
+)
 
 
 @dataclass
@@ -50,6 +56,11 @@ class SharedRaces:
         self.written = np.zeros(rows * words, np.int32)  # its epoch
         self.word_reads = _Reads.empty(rows * words, order.agents)
         self.page_reads = _Reads.empty(rows * words // PAGE_WORDS, order.agents)
+        assert order.scopes is not None
+        self._scopes = order.scopes
+        # The CTA in its cluster of every agent that is a warp; copies have an order of their own: -1.
+        ranks = np.arange(order.per_cluster) // order.per_row
+        self._rank = np.concatenate([ranks, np.full(order.per_cluster, -1)])
 
     def read(self, words: Array, warps: Array) -> None:
         """Warps `warps` [n] read flat word positions `words` [n]."""
@@ -71,6 +82,7 @@ class SharedRaces:
         self._check_writer(words, warps, agent, "writes")
         self._check_readers(self.word_reads, words, warps, words)
         self._check_readers(self.page_reads, words // PAGE_WORDS, warps, words)
+        self._check_scope_of_readers(words, warps)
         self.writer[words] = agent + 1
         self.written[words] = self.order.epoch[warps]
 
@@ -102,20 +114,42 @@ class SharedRaces:
 
     def _check_writer(self, words: Array, warps: Array, agent: Array, what: str) -> None:
         writer = self.writer[words] - 1
-        known = self.order.seen[warps, np.maximum(writer, 0)]
-        late = (writer >= 0) & (writer != agent) & (self.written[words] > known)
+        other = np.maximum(writer, 0)
+        written = self.written[words]
+        late = (writer >= 0) & (writer != agent) & (written > self.order.seen[warps, other])
         if late.any():
             which = int(np.flatnonzero(late)[0])
             raise self._race(int(words[which]), what, int(writer[which]), "wrote", late)
+        if what == "reads":
+            apart = (writer >= 0) & (self._rank[other] >= 0) & (self._rank[other] != self._rank[agent])
+            late = apart & (written > self._scopes.known[warps, other])
+            if late.any():
+                which = int(np.flatnonzero(late)[0])
+                raise self._race(int(words[which]), what, int(writer[which]), "wrote", late, SCOPE)
 
-    def _race(self, word: int, what: str, other: int, did: str, late: Any) -> SimulationError:
+    def _check_scope_of_readers(self, words: Array, warps: Array) -> None:
+        """As `_check_readers`, of reads from other CTAs, for an order of their scope."""
+        chosen = np.flatnonzero(self.word_reads.any[words])
+        if not chosen.size or self.order.per_cluster == self.order.per_row:
+            return
+        mine = self._rank[self.order.agent[warps[chosen]]]
+        late = self.word_reads.epoch[words[chosen]] > self._scopes.known[warps[chosen]]
+        late &= (self._rank >= 0) & (self._rank != mine[:, None])
+        if late.any():
+            which, reader = (int(i) for i in np.argwhere(late)[0])
+            wrong = np.zeros(len(words), np.bool_)
+            wrong[chosen] = late.any(1)
+            raise self._race(int(words[chosen[which]]), "writes", reader, "read", wrong, SCOPE)
+
+    def _race(
+        self, word: int, what: str, other: int, did: str, late: Any, why: str = "no barrier orders the two"
+    ) -> SimulationError:
         per_cluster, per_row = self.order.per_cluster, self.order.per_row
         warp = other % per_cluster
         who = f"warp {warp % per_row} of the CTA of rank {warp // per_row}"
         if other >= per_cluster:
             who = f"a copy issued by {who}"
         return SimulationError(
-            f"race: it {what} shared memory at {word % self.words * 4:#x}, which {who} {did}, and no barrier "
-            "orders the two",
+            f"race: it {what} shared memory at {word % self.words * 4:#x}, which {who} {did}, and {why}",
             late,
         )

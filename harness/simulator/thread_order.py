@@ -8,7 +8,7 @@ barriers.
 With them, a CTA's exit is checked: everything that others do in its shared memory has to be over, and known
 to be. "Access to the shared memory of a CTA that has exited is undefined" (CUDA C++ Programming Guide,
 "Distributed Shared Memory"); whether it happens depends on who is faster, so what is checked is the order.
-`SharedRaces` asks the same of single words.
+`SharedRaces` asks the same of single words, and of those in other CTAs that the order has their scope.
 
 Order that goes through flags in memory is not seen: a kernel that relies on it would be refused. The copies
 of one warp count as done in the order of their issue.
@@ -23,14 +23,18 @@ import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
 from harness.simulator.ordering import BarrierClocks, learn
+from harness.simulator.scopes import Scopes
 
 Array = npt.NDArray[Any]
 
 
 class ThreadOrder:
-    """Clocks of `warps` warps of a machine, `per_cluster` of each cluster and `per_row` of each CTA."""
+    """Clocks of `warps` warps of a machine, `per_cluster` of each cluster and `per_row` of each CTA.
 
-    def __init__(self, warps: int, per_cluster: int, per_row: int) -> None:
+    With `scoped`, also of what orders accesses between CTAs by the letter of the memory model.
+    """
+
+    def __init__(self, warps: int, per_cluster: int, per_row: int, scoped: bool = False) -> None:
         self.per_cluster, self.per_row = per_cluster, per_row
         self.agents = 2 * per_cluster
         self.agent = np.arange(warps) % per_cluster
@@ -40,6 +44,7 @@ class ThreadOrder:
         # Of each CTA, the epoch of every agent's last access from another CTA; 0: none.
         self.last = np.zeros((warps // per_row, self.agents), np.int32)
         self.clocks: dict[str, BarrierClocks] = {}
+        self.scopes = Scopes(self.agent, self.agents) if scoped else None
 
     def access(self, warps: Array, rows: Array) -> None:
         """`warps` [n] access the shared memory of other CTAs, `rows` [n]."""
@@ -54,10 +59,16 @@ class ThreadOrder:
         clocks[np.arange(len(warps)), agents] = epochs
         return clocks
 
-    def arrive(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
-        """Warps arrive on the barriers `keys` of a kind, which are in `phases`; both may repeat."""
+    def arrive(self, kind: str, warps: Array, keys: Array, phases: Array, away: Array, release: bool) -> None:
+        """Warps arrive on the barriers `keys` of a kind, which are in `phases`; both may repeat.
+
+        `away` [n]: the barrier is another CTA's. `release`: the arrival itself releases at cluster scope.
+        """
         _, first = np.unique(np.stack([warps, keys]), axis=1, return_index=True)
-        self.deliver(kind, self.published(warps[first]), keys[first], phases[first])
+        warps, keys, phases = warps[first], keys[first], phases[first]
+        if self.scopes is not None:
+            self.scopes.arrive(kind, warps, self.epoch[warps], keys, phases, away[first], release)
+        learn(self._barriers(kind, keys, phases).open, keys, self.published(warps))
 
     def published(self, warps: Array) -> Array:
         """What these warps know when they arrive somewhere, their own accesses included [n, agents]."""
@@ -67,16 +78,31 @@ class ThreadOrder:
         return clocks
 
     def deliver(self, kind: str, clocks: Array, keys: Array, phases: Array) -> None:
-        """Clocks arrive on barriers."""
-        barriers = self.clocks.setdefault(kind, BarrierClocks(self.agents))
-        barriers.turn(keys, phases)
-        learn(barriers.open, keys, clocks)
+        """Clocks of what is asynchronous arrive on barriers."""
+        if self.scopes is not None:
+            self.scopes.deliver(kind, clocks, keys, phases)
+        learn(self._barriers(kind, keys, phases).open, keys, clocks)
 
-    def passed(self, kind: str, warps: Array, keys: Array, phases: Array) -> None:
-        """Each of `warps`, all different, has seen the phase before `phases` complete."""
+    def passed(self, kind: str, warps: Array, keys: Array, phases: Array, acquire: bool) -> None:
+        """Each of `warps`, all different, has seen the phase before `phases` complete.
+
+        `acquire`: the wait itself acquires at cluster scope.
+        """
+        if self.scopes is not None:
+            self.scopes.passed(kind, warps, keys, phases, acquire)
+        closed = self._barriers(kind, keys, phases).closed[keys]
+        self.seen[warps] = np.maximum(self.seen[warps], closed)
+
+    def fence(self, warps: Array) -> None:
+        """A fence of cluster scope or wider by `warps`, all different."""
+        if self.scopes is not None:
+            self.scopes.fence(warps, self.epoch[warps])
+            self.epoch[warps] += 1
+
+    def _barriers(self, kind: str, keys: Array, phases: Array) -> BarrierClocks:
         barriers = self.clocks.setdefault(kind, BarrierClocks(self.agents))
         barriers.turn(keys, phases)
-        self.seen[warps] = np.maximum(self.seen[warps], barriers.closed[keys])
+        return barriers
 
     def check_exit(self, rows: Array) -> None:
         """CTAs `rows` exit: raise unless each knows that nobody is in its shared memory any more."""

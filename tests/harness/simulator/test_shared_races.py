@@ -53,6 +53,67 @@ WAIT:
 DONE:
 """
 
+# CTA 1 tells CTA 0 through its mbarrier that its word is there.
+BETWEEN_CTAS = """
+    mov.b32 %r8, smem;
+    setp.ne.s32 %p0, %r0, 0;
+    @%p0 bra READY;
+    mbarrier.init.shared.b64 [%r8+64], 1;
+READY:
+    barrier.cluster.arrive;
+    barrier.cluster.wait;
+    setp.eq.s32 %p1, %r1, 0;
+    @%p1 bra READ;
+    @%p0 bra DONE;
+    st.shared.b32 [%r8], 17;
+    BEFORE
+    mapa.shared::cluster.u32 %r9, %r8, 0;
+    mbarrier.arriveRELEASE.shared::cluster.b64 _, [%r9+64];
+    bra DONE;
+READ:
+WAIT:
+    mbarrier.try_wait.parityACQUIRE.shared.b64 %p2, [%r8+64], 0;
+    @!%p2 bra WAIT;
+    BEHIND
+    mapa.shared::cluster.u32 %r10, %r8, 1;
+    ld.shared::cluster.b32 %r5, [%r10];
+    st.global.b32 [%rd3], %r5;
+DONE:
+    barrier.cluster.arrive;
+    barrier.cluster.wait;
+"""
+RELEASES = {
+    "RELEASE": ".release.cluster",
+    "BEFORE": "fence.release.sync_restrict::shared::cta.cluster;",
+}
+ACQUIRES = {
+    "ACQUIRE": ".acquire.cluster",
+    "BEHIND": "fence.acquire.sync_restrict::shared::cluster.cluster;",
+}
+
+
+def between_ctas(*parts: str) -> str:
+    """`BETWEEN_CTAS` with these of its places filled."""
+    body = BETWEEN_CTAS
+    for part, text in (RELEASES | ACQUIRES).items():
+        body = body.replace(part, text if part in parts else "")
+    return body
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("acquire", ACQUIRES)
+def test_both_ends_of_cluster_scope_order_ctas(release: str, acquire: str) -> None:
+    x, y = torch.zeros(64, dtype=torch.int32), torch.zeros(64, dtype=torch.int32)
+    run_ptx(between_ctas(release, acquire), x, y, ctas=2, cluster=2, races=True)
+    assert (y[:32] == 17).all()
+
+
+@pytest.mark.parametrize("end", [*RELEASES, *ACQUIRES])
+def test_one_end_of_cluster_scope_orders_nothing(end: str) -> None:
+    x, y = torch.zeros(64, dtype=torch.int32), torch.zeros(64, dtype=torch.int32)
+    with pytest.raises(SimulationError, match=r"race: it reads .* wrote, and .* not of cluster scope"):
+        run_ptx(between_ctas(end), x, y, ctas=2, cluster=2, races=True)
+
 
 @pytest.mark.parametrize("apart", [None, 1])
 def test_barriers_order_accesses(apart: int | None) -> None:
@@ -122,6 +183,23 @@ PLANTED: dict[str, tuple[str, tuple[Edit, ...]]] = {
         ((r"barrier\.cluster\.arrive;\s*barrier\.cluster\.wait;", ""),),
     ),
 }
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("fence", ["", "fence.acq_rel.cta;", "fence.acq_rel.cluster;", "fence.sc.gpu;"])
+def test_order_between_ctas_wants_cluster_scope(compiled: dict[str, Path], fence: str) -> None:
+    """An arrival that does not release by itself does so behind a fence of cluster scope or wider."""
+    kernel = TINY_KERNELS["distributed_shared_memory_4"]
+    edit = (r"barrier\.cluster\.arrive;", f"{fence} barrier.cluster.arrive.relaxed;")
+    relaxed = planted(compiled["sm_90a"] / kernel.name, edit)
+    program = Program(relaxed.recorder, relaxed.kernels, races=True)
+    x, y = kernel.make(0)
+    if "cluster" in fence or "gpu" in fence:
+        program(x, y)
+        assert kernel.mismatch(y, kernel.reference(x, y)) == ""
+        return
+    with pytest.raises(SimulationError, match=r"race: it reads .* wrote, and .* not of cluster scope"):
+        program(x, y)
 
 
 @pytest.mark.compiles
