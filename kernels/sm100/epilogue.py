@@ -275,7 +275,7 @@ class Epilogue:
                 index = tile * c.expert_tile + expert + step * c.lists_per_row
                 self.take(state, totals[step] * place.alpha, index, token_tile, place, out)
         if const_expr(c.split_k > 1):
-            exchange.release()
+            exchange.release(use + 1 < place.work.token_tiles * self.n_tiles)
 
     def read_staged(
         self, staged: cute.Tensor, parts: list[cute.Pointer], expert: Int32, token: Int32, batch: int

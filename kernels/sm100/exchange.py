@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import cutlass.cute as cute
-from cutlass import Int32
+from cutlass import Boolean, Int32
+
+from kernels.sm100.sync import fence_acquire_shared, fence_release_shared
 
 BARRIERS = 2
 
@@ -14,7 +16,7 @@ BARRIERS = 2
 class Exchange:
     """A buffer that every member of a group of CTAs writes in its own shared memory and all of them read.
 
-    Turn n: `acquire(n)`, write, `publish()`, `await_peers(n)`, read, `release()`, by every epilogue warp.
+    Turn n: `acquire(n)`, write, `publish()`, `await_peers(n)`, read, `release`, by every epilogue warp.
 
     Attributes:
         barriers: `full`, complete when all members have written, and `empty`, when all have read ours.
@@ -39,25 +41,29 @@ class Exchange:
     def acquire(self, turn: Int32) -> None:
         """Wait until everybody has read what we wrote in the turn before."""
         cute.arch.mbarrier_wait(self.barriers + 1, (turn & 1) ^ 1)
-        cute.arch.fence_acq_rel_cluster()
+        fence_acquire_shared()
 
     def publish(self) -> None:
         """Tell every member that this warp has written."""
+        fence_release_shared()
         self._arrive(self.barriers)
 
     def await_peers(self, turn: Int32) -> None:
         """Wait until every warp of every member has written."""
         cute.arch.mbarrier_wait(self.barriers, turn & 1)
-        cute.arch.fence_acq_rel_cluster()
+        fence_acquire_shared()
 
-    def release(self) -> None:
-        """Tell every member that this warp has read."""
-        self._arrive(self.barriers + 1)
+    @cute.jit
+    def release(self, again: Boolean) -> None:
+        """Tell every member that this warp has read, unless nobody will write `again`."""
+        if again:
+            # What was read lies in other CTAs, and the fence that is restricted to this one's leaves it out.
+            cute.arch.fence_acq_rel_cluster()
+            self._arrive(self.barriers + 1)
 
     @cute.jit
     def _arrive(self, barrier: cute.Pointer) -> None:
         # The warp's other lanes become visible through its own barrier, then lane i tells member i.
-        cute.arch.fence_acq_rel_cluster()
         cute.arch.sync_warp()
         lane = cute.arch.lane_idx()
         # Every lane names a CTA that exists, because the compiler takes the address out of the condition.

@@ -86,7 +86,7 @@ class RouterEpilogue(Epilogue):
                 self.barrier()
             self.merge(exchange, token_tile, place, out)
             if const_expr(self.group > 1):
-                exchange.release()
+                exchange.release(turn + 1 < place.work.token_tiles)
         if const_expr(c.grid_split > 1):
             self.merge_published(token_tile, place, out)
 

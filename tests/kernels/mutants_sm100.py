@@ -18,13 +18,14 @@ from cutlass import Boolean
 from harness.check_cases import DISTRIBUTIONS
 from kernels.problem import RouterProblem
 from kernels.sm100 import epilogue as epilogue_module
+from kernels.sm100 import exchange as exchange_module
 from kernels.sm100 import gemm as gemm_module
 from kernels.sm100 import launch as launch_module
 from kernels.sm100 import tiles as tiles_module
 from kernels.sm100.config import Sm100Config
 from kernels.sm100.gemm import Sm100RouterGemm
 from kernels.sm100.router import RouterEpilogue
-from kernels.sm100.sync import fence_after_sync
+from kernels.sm100.sync import fence_acquire_shared, fence_after_sync
 from kernels.sm100.tiles import Tiles
 from tests.kernels.mutants_sm100_epilogue import (
     BiasUnawaited,
@@ -129,6 +130,7 @@ UNORDERED = "simulator: .*nothing orders the two"
 STALLED = "simulator: deadlock"
 OVERLAPS = "simulator: .*overlaps an operand of its own"
 RACE = "simulator: .*race: it .*no barrier orders the two"
+SCOPE = "simulator: .*race: it .*not of cluster scope"
 FILLING = "simulator: .*a tile load is still under way"
 REFUSED = "compiler: .*expected top-level shape equivalence between the SMEM layout and the CTA V-map"
 
@@ -229,6 +231,28 @@ DEFECTS: dict[str, Defect] = {
     "last_part_missing": Defect(RANKS, epilogue=LastPartMissing, config=SPLIT_K),
     "lists_read_early": Defect(RACE, epilogue=exchanging(await_peers=nothing), config=SPLIT),
     "parts_read_early": Defect(RACE, epilogue=exchanging(await_peers=nothing), config=SPLIT_K),
+    "lists_not_released": Defect(
+        SCOPE, config=SPLIT, patches=((exchange_module, "fence_release_shared", nothing),)
+    ),
+    "parts_not_released": Defect(
+        SCOPE, config=SPLIT_K, patches=((exchange_module, "fence_release_shared", nothing),)
+    ),
+    "lists_not_acquired": Defect(
+        SCOPE,
+        config=SPLIT,
+        patches=((exchange_module, "fence_acquire_shared", Without(fence_acquire_shared, 2)),),
+    ),
+    "space_not_acquired": Defect(
+        SCOPE,
+        config=SPLIT,
+        patches=((exchange_module, "fence_acquire_shared", Without(fence_acquire_shared, 1)), *ONE_CLUSTER),
+    ),
+    "space_not_released": Defect(
+        SCOPE, config=SPLIT, patches=((cute.arch, "fence_acq_rel_cluster", nothing), *ONE_CLUSTER)
+    ),
+    "space_never_given_back": Defect(
+        STALLED, epilogue=exchanging(release=nothing), config=SPLIT, patches=ONE_CLUSTER
+    ),
     "stale_exchange_phase": Defect(STALLED, epilogue=exchanging(await_peers=stale_await), config=SPLIT),
     "stale_acquire": Defect(STALLED, epilogue=exchanging(acquire=stale_acquire), config=SPLIT),
     "lists_overwritten_early": Defect(
