@@ -7,7 +7,8 @@ import re
 from harness.simulator.account_record import LaunchAccount, WaveAccount
 from results.markdown import number
 
-WAITS_SHOWN = 4  # of each role
+SHOWN = 4  # of each role's longest work and waits
+LEAST = 0.001  # of the wave's time
 KIB = 1024
 
 
@@ -38,12 +39,13 @@ def _wave(wave: WaveAccount, clock_mhz: float) -> list[str]:
         f"{number(wave.stored_bytes / KIB)} KiB",
         f"  {'unit':14} {'busy':>6}",
         *(f"  {unit:14} {share:6.1%}" for unit, share in wave.shares.items()),
-        f"  {'warp role':14} {'busy':>6} {'ended':>6} {'waited':>6}  {'warps a CTA':>11}  for what",
+        f"  {'warp role':14} {'busy':>6} {'ended':>6} {'waited':>6}  {'warps a CTA':>11}  where",
     ]
     for role in wave.roles:
         waited = sum(share for _, share in role.waits)
         lines.append(
             f"  {role.role:14} {role.busy:6.1%} {role.idle:6.1%} {waited:6.1%}  {role.warps_per_cta:11.4g}"
         )
-        lines += [f"  {'':35} {share:6.1%}  {at}" for at, share in role.waits[:WAITS_SHOWN]]
+        lines += [f"  {'':14} {share:6.1%} {'':28}{at}" for at, share in role.work[:SHOWN] if share >= LEAST]
+        lines += [f"  {'':28} {share:6.1%} {'':14}{at}" for at, share in role.waits[:SHOWN] if share >= LEAST]
     return lines

@@ -92,7 +92,9 @@ def _roles(units: TracedUnits, cycles: float) -> tuple[RoleAccount, ...]:
         longest = sorted(waited[role].items(), key=lambda item: -item[1])
         waits = tuple((at, spent / whole) for at, spent in longest)
         busy = 1.0 - idle - sum(share for _, share in waits)
-        accounts.append(RoleAccount(role, len(members[role]) / machine.rows, busy, idle, waits))
+        spent = units.busy[members[role]].sum(0) / whole
+        work = tuple((units.lines(int(b)), float(spent[b])) for b in np.argsort(-spent) if spent[b] > 0)
+        accounts.append(RoleAccount(role, len(members[role]) / machine.rows, busy, idle, work, waits))
     return tuple(accounts)
 
 

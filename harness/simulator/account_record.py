@@ -22,13 +22,15 @@ class Span:
 class RoleAccount:
     """What the warps of one role did: shares of the wave's time, means over these warps.
 
-    `waits`: at which instructions they waited, each with its share, the longest first.
+    `work`: in which lines of PTX they were busy, and `waits`: at which instructions they waited; each with
+    its share, the longest first.
     """
 
     role: str
     warps_per_cta: float
     busy: float
     idle: float  # after their end
+    work: tuple[tuple[str, float], ...]
     waits: tuple[tuple[str, float], ...]
 
 

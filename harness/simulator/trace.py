@@ -65,6 +65,7 @@ class TracedUnits(Units):
         for warp, end in zip(c.warps[late], c.clock[late], strict=True):
             self.waits.append(Waited(int(warp), self._place(int(warp)), float(self.clock[warp]), float(end)))
         super().issue(c, cost)
+        self.busy[c.warps, cost.index] += c.clock - c.began
         self.clock[c.warps] = c.clock
         self.block[c.warps] = cost.index
         self.visited[c.warps, cost.index] = True
@@ -113,7 +114,17 @@ class TracedUnits(Units):
         count = len(machine.row_of_warp)
         self.clock = np.full(count, np.inf)  # with which each warp ended its last block
         self.block = np.zeros(count, np.int64)
+        self.busy = np.zeros((count, len(machine.kernel.program.blocks)))  # cycles of each warp in each block
         self.visited = np.zeros((count, len(machine.kernel.program.blocks)), np.bool_)
+
+    def lines(self, block: int) -> str:
+        """The lines of PTX that a block stands in."""
+        assert self.machine is not None
+        found = self.machine.kernel.program.blocks[block]
+        own = [instruction.line for instruction in found.instructions]
+        if isinstance(found.end, Wait):
+            own.append(found.end.instruction.line)
+        return f"PTX lines {own[0]} to {own[-1]}" if own else f"block {found.label}"
 
     def _place(self, warp: int) -> str:
         """The instruction that the warp has waited at, in the block that it ran last."""

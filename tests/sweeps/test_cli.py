@@ -236,6 +236,7 @@ def test_one_launch_is_accounted_for(here: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "modelled time: " in result.output
     assert "mbarrier.wait" in result.output
+    assert "PTX lines" in result.output
     assert (here / "out/timeline.png").stat().st_size > 10_000
     wrong = run("simulate", "--spec", "simulated.toml", "--m", "300", "stages=99")
     assert wrong.exit_code == 3, wrong.output
