@@ -65,6 +65,7 @@ class Ablation:
 
     def __init__(self, problem: RouterProblem, m_values: Sequence[int], out: Path, cache: Path) -> None:
         self.problem, self.m_values, self.out, self.cache = problem, tuple(m_values), out, cache
+        out.parent.mkdir(parents=True, exist_ok=True)
         self.tried = {key(one.family, one.config): one for one in read_tried(out)}
 
     def search(self, variant: str, candidates: int, seed: int) -> Iterator[Tried]:

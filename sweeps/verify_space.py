@@ -57,6 +57,7 @@ class Plan:
 
 def verify_space(space: Space, out: Path, plan: Plan) -> Iterator[Verified]:
     """Verify what `out` does not hold yet, append it there, and give it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     found = read_verified(out)
     left = covering_order(space, SEED, [one.config for one in found], plan.shard)
     if plan.configs is not None:

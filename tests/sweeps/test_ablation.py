@@ -45,7 +45,7 @@ def ablation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ablation:
 
     monkeypatch.setattr(Ablation, "_modelled", modelled)
     monkeypatch.setattr(Ablation, "check", lambda self, one: self._keep(replace(one, checked=True)))
-    return Ablation(preset("deepseek-v4-pro"), M, tmp_path / "ablation.jsonl", tmp_path)
+    return Ablation(preset("deepseek-v4-pro"), M, tmp_path / "not there yet" / "ablation.jsonl", tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:fused_sm100")

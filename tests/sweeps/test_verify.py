@@ -73,7 +73,7 @@ def test_pairs_of_choices_are_counted() -> None:
 @pytest.mark.compiles
 def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path) -> None:
     """In processes of its own: the DSL compiles for one target a process."""
-    out = tmp_path / "verified.jsonl"
+    out = tmp_path / "not there yet" / "verified.jsonl"
     command = [sys.executable, "-m", "sweeps.cli", "verify", "--hidden", "512", "--configs", "1"]
     for _ in range(2):
         done = subprocess.run(
