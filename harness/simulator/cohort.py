@@ -77,10 +77,7 @@ class Cohort:
 
     def active(self, mask: Any) -> Array:
         """`mask` as bool [W, 32]; None stands for all lanes."""
-        shape = (len(self.warps), LANES)
-        lanes: Any = np.ones(shape, np.bool_) if mask is None else np.broadcast_to(mask, shape)
-        active: Array = lanes
-        return active
+        return self._everybody if mask is None else self.lanes(mask)
 
     def whole_warps(self, mask: Any, what: str) -> Array:
         """The active warps, bool [W], for an instruction that a warp executes as a whole."""
@@ -92,7 +89,15 @@ class Cohort:
 
     def lanes(self, value: Any) -> Array:
         """An operand as [W, 32]."""
-        return np.broadcast_to(value, (len(self.warps), LANES))
+        shape = (len(self.warps), LANES)
+        # numpy takes 10 us to find that there is nothing to do.
+        return value if np.shape(value) == shape else np.broadcast_to(value, shape)
+
+    @cached_property
+    def _everybody(self) -> Array:
+        lanes = np.ones((len(self.warps), LANES), np.bool_)
+        lanes.flags.writeable = False
+        return lanes
 
     def per_warp(self, value: Any, mask: Any = None) -> Array:
         """An operand that every active lane of a warp agrees on, as [W]: the first active lane's."""

@@ -14,6 +14,7 @@ scope (`Scopes`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,12 @@ SCOPE = (
     "what orders the two is not of cluster scope: want a release there (.release.cluster, or a fence before "
     "the arrival) and an acquire here (.acquire.cluster, or a fence behind the wait)"
 )
+
+
+@cache
+def _one_of_each_page(count: int) -> Array:
+    """Of `count` words in a row, some that lie in all of their pages."""
+    return np.unique([*range(0, count, PAGE_WORDS), count - 1])
 
 
 @dataclass
@@ -93,7 +100,7 @@ class SharedRaces:
         flat = words.reshape(-1)
         self._check_writer(flat, each, self.order.agent[each], "writes")
         self._check_readers(self.word_reads, flat, each, flat)
-        first = words[:, np.unique([*range(0, words.shape[1], PAGE_WORDS), words.shape[1] - 1])]
+        first = words[:, _one_of_each_page(words.shape[1])]
         some = np.repeat(warps, first.shape[1])
         self._check_readers(self.page_reads, first.reshape(-1) // PAGE_WORDS, some, first.reshape(-1))
         self.writer[words] = agent[:, None] + 1 + self.order.per_cluster

@@ -70,11 +70,12 @@ class TensorUnit:
         dead = ~machine.shared.alive[one.ctas].all(1)
         if dead.any():
             raise SimulationError("a CTA that the instruction works on has exited", dead)
+        self._order += 1
+        one = replace(one, order=self._order)
         if machine.functional:
             self._check_operands([one])
             self._count([one], 1)
-        self._order += 1
-        self.queue.append(replace(one, order=self._order))
+        self.queue.append(one)
         ends = machine.units.occupy_tensor_cores(machine.sm_of_row[one.ctas], cycles, times)
         self.done_at[one.warps] = np.maximum(self.done_at[one.warps], ends)
 
@@ -119,8 +120,10 @@ class TensorUnit:
         """Execute what `warps` have issued up to number `limit`."""
         mine: list[Issued] = []
         rest: list[Issued] = []
+        named = np.zeros(len(self.done_at), np.bool_)
+        named[warps] = True
         for one in self.queue:
-            chosen = np.isin(one.warps, warps) if one.order <= limit else np.zeros(len(one.warps), np.bool_)
+            chosen = named[one.warps] if one.order <= limit else np.zeros(len(one.warps), np.bool_)
             if chosen.all():
                 mine.append(one)
             elif chosen.any():
@@ -157,7 +160,7 @@ class TensorUnit:
 
         It has to be so when an instruction is issued, and still when it is executed.
         """
-        for ctas, words, pages in reads_of(run):
+        for ctas, words, pages in run[0].reads if len(run) == 1 else reads_of(run):
             try:
                 self.machine.shared.check_async_read(ctas, words, pages)
             except SimulationError as error:
