@@ -37,7 +37,16 @@ VARIANTS: Mapping[str, Mapping[str, tuple[ParamValue, ...]]] = {
     },
 }
 TWO_KERNEL_PATH = "two kernels"
-DESIGN = "design"  # the search that is a factorial design
+DESIGN = "design"  # the search that is a factorial design: of these factors, at this tile
+FACTORS = ("swap_operands", "expert_split", "split_k", "grid_split")
+SMALLEST_TILE: dict[str, tuple[ParamValue, ...]] = {
+    "mma_n": (64,),
+    "cta_group": (1,),
+    "cluster_m": (1,),
+    "multicast_a": (False,),
+    "acc_stages": (1,),
+    "early_release": (False,),
+}
 
 
 @dataclass(frozen=True)

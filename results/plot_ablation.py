@@ -5,6 +5,7 @@ python -m results.plot_ablation ablation.jsonl --output ablation.png
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from matplotlib.figure import Figure
 
 from harness.ablation_record import (
     ALL,
-    DESIGN,
+    FACTORS,
     FUSED,
+    SMALLEST_TILE,
     TWO_KERNEL_PATH,
     VARIANTS,
     Tried,
@@ -23,6 +25,7 @@ from harness.ablation_record import (
     read_tried,
     released,
 )
+from kernels.family import ParamValue
 from results.markdown import number, table
 from results.style import (
     BLUE,
@@ -118,17 +121,28 @@ def config_table(tried: Sequence[Tried]) -> str:
 
 
 def design_table(tried: Sequence[Tried]) -> str:
-    """The factorial design: modelled microseconds at the smallest M, K splits side by side."""
-    found = [one for one in tried if one.search == DESIGN and one.us]
-    m = min(found[0].us) if found else 0
-    splits = sorted({int(one.config["split_k"]) for one in found})
-    cells: dict[tuple[object, ...], dict[int, float]] = {}
+    """The factorial design: modelled microseconds at the smallest M, K splits side by side.
+
+    Of a combination's configs, those that another search had tried before included, the fastest.
+    """
+    found = [
+        one
+        for one in tried
+        if one.family == FUSED
+        and one.us
+        and all(one.config[name] in choices for name, choices in SMALLEST_TILE.items())
+    ]
+    m = min((m for one in found for m in one.us), default=0)
+    fastest: dict[tuple[ParamValue, ...], float] = {}
     for one in found:
-        row = tuple(one.config[name] for name in ("swap_operands", "expert_split", "grid_split"))
-        cells.setdefault(row, {})[int(one.config["split_k"])] = one.us[m]
-    rows = [[*row, *(number(cells[row].get(split)) for split in splits)] for row in sorted(cells, key=str)]
+        combination = tuple(one.config[name] for name in FACTORS)
+        fastest[combination] = min(one.us.get(m, math.inf), fastest.get(combination, math.inf))
+    swap, expert_split, split_k, grid_split = range(len(FACTORS))
+    splits = sorted({key[split_k] for key in fastest})
+    rows = sorted({(key[swap], key[expert_split], key[grid_split]) for key in fastest})
+    cells = [[*row, *(number(fastest.get((*row[:2], split, row[2]))) for split in splits)] for row in rows]
     header = ["swap", "expert_split", "grid_split", *(f"split_k {split}" for split in splits)]
-    return f"M = {m}, modelled us:\n\n{table(header, rows)}"
+    return f"M = {m}, modelled us:\n\n{table(header, cells)}"
 
 
 def release_table(tried: Sequence[Tried]) -> str:

@@ -19,7 +19,9 @@ import numpy as np
 
 from harness.ablation_record import (
     DESIGN,
+    FACTORS,
     FUSED,
+    SMALLEST_TILE,
     TWO_KERNEL_PATH,
     TWO_KERNELS,
     VARIANTS,
@@ -47,15 +49,6 @@ from sweeps.space import Space, config_params
 
 TARGET = "sm_100a"
 CHECK_SEED = 0
-FACTORS = ("swap_operands", "expert_split", "split_k", "grid_split")
-SMALLEST_TILE: dict[str, tuple[ParamValue, ...]] = {
-    "mma_n": (64,),
-    "cta_group": (1,),
-    "cluster_m": (1,),
-    "multicast_a": (False,),
-    "acc_stages": (1,),
-    "early_release": (False,),
-}
 # Where early release has anything to release early: several tiles for each CTA.
 LARGE_M = (1024, 4096, 16384)
 

@@ -10,6 +10,7 @@ import pytest
 
 from harness.ablation_record import (
     ALL,
+    FACTORS,
     FUSED,
     TWO_KERNEL_PATH,
     VARIANTS,
@@ -29,7 +30,7 @@ from results.plot_ablation import (
     release_table,
     searched_m,
 )
-from sweeps.ablation import FACTORS, Ablation
+from sweeps.ablation import Ablation
 
 M = (1, 1024)
 CANDIDATES = 6
@@ -75,6 +76,15 @@ def test_the_design_has_every_combination_once(ablation: Ablation) -> None:
     assert (True, 3, 4, 1) in combinations
     assert (False, 1, 1, 1) in combinations
     assert "| False | 1 | 6 |" in design_table(found)
+
+
+@pytest.mark.filterwarnings("ignore:fused_sm100")
+def test_a_combination_that_a_search_tried_before_is_in_the_designs_table(ablation: Ablation) -> None:
+    list(ablation.design(seed=0))
+    tried = read_tried(ablation.out)
+    renamed = [replace(one, search=ALL) if number % 2 else one for number, one in enumerate(tried)]
+    assert design_table(renamed) == design_table(tried)
+    assert design_table(tried).count("\n") > 10
 
 
 @pytest.mark.filterwarnings("ignore:fused_sm100")
