@@ -319,10 +319,11 @@ def other_fence(instruction: Instruction) -> Run:
 def fence(instruction: Instruction) -> Run:
     """Orders what barriers without a scope of their own do not: see `Scopes`."""
     beyond_cta = bool(_BEYOND_CTA & set(instruction.parts))
+    release, acquire = "acquire" not in instruction.parts, "release" not in instruction.parts
 
     def run(c: Cohort, m: Any) -> None:
         if beyond_cta and c.machine.thread_order is not None:
-            c.machine.thread_order.fence(c.warps[c.active(m).any(1)])
+            c.machine.thread_order.fence(c.warps[c.active(m).any(1)], release, acquire)
 
     return run
 

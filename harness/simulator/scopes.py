@@ -32,11 +32,13 @@ class Scopes:
         self._near: dict[str, BarrierClocks] = {}
         self._far: dict[str, BarrierClocks] = {}
 
-    def fence(self, warps: Array, epochs: Array) -> None:
+    def fence(self, warps: Array, epochs: Array, release: bool, acquire: bool) -> None:
         """A fence of cluster scope or wider by `warps`, all different, in their `epochs`."""
-        self.known[warps] = np.maximum(self.known[warps], self.waiting[warps])
-        self.released[warps] = self.known[warps]
-        self.released[warps, self.agent[warps]] = epochs
+        if acquire:
+            self.known[warps] = np.maximum(self.known[warps], self.waiting[warps])
+        if release:
+            self.released[warps] = self.known[warps]
+            self.released[warps, self.agent[warps]] = epochs
 
     def arrive(
         self, kind: str, warps: Array, epochs: Array, keys: Array, phases: Array, away: Array, release: bool

@@ -93,10 +93,10 @@ class ThreadOrder:
         closed = self._barriers(kind, keys, phases).closed[keys]
         self.seen[warps] = np.maximum(self.seen[warps], closed)
 
-    def fence(self, warps: Array) -> None:
-        """A fence of cluster scope or wider by `warps`, all different."""
+    def fence(self, warps: Array, release: bool, acquire: bool) -> None:
+        """A fence of cluster scope or wider by `warps`, all different, one-way or both ways."""
         if self.scopes is not None:
-            self.scopes.fence(warps, self.epoch[warps])
+            self.scopes.fence(warps, self.epoch[warps], release, acquire)
             self.epoch[warps] += 1
 
     def _barriers(self, kind: str, keys: Array, phases: Array) -> BarrierClocks:

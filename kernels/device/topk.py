@@ -29,7 +29,7 @@ def sort_key(biased: Float32) -> Float32:
     return cute.arch.fmax(biased, Float32(LOWEST_FINITE))
 
 
-def _away_from_zero(bits: Int32) -> Int32:
+def _step_up(bits: Int32) -> Int32:
     """What takes a float's bits to the next larger float: 1 for a positive one, -1 for a negative one."""
     return (bits >> 31) | 1
 
@@ -91,13 +91,13 @@ class TopK:
             bits = Float32(self.s[p]).bitcast(Int32)
             # Zeros of both signs are one key, and the float below it is the one below -0.
             bits = select_(self.s[p] == 0.0, Int32(NEGATIVE_ZERO), bits)
-            self._replace_from(first, p, bits - _away_from_zero(bits))
+            self._replace_from(first, p, bits - _step_up(bits))
 
     def raise_from(self, first: Int32) -> None:
         """Take the keys of held ids from `first` on up by one float: what `lower_from` took them down."""
         for p in range(self.k):
             bits = Float32(self.s[p]).bitcast(Int32)
-            self._replace_from(first, p, bits + _away_from_zero(bits))
+            self._replace_from(first, p, bits + _step_up(bits))
 
     def _replace_from(self, first: Int32, p: int, bits: Int32) -> None:
         # An empty slot has no float below its key and needs none: every candidate beats it.

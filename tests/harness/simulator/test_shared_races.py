@@ -115,6 +115,14 @@ def test_one_end_of_cluster_scope_orders_nothing(end: str) -> None:
         run_ptx(between_ctas(end), x, y, ctas=2, cluster=2, races=True)
 
 
+@pytest.mark.parametrize(("end", "wrong"), [("BEFORE", ACQUIRES["BEHIND"]), ("BEHIND", RELEASES["BEFORE"])])
+def test_a_fence_of_one_way_is_none_of_the_other(end: str, wrong: str) -> None:
+    x, y = torch.zeros(64, dtype=torch.int32), torch.zeros(64, dtype=torch.int32)
+    body = between_ctas("BEFORE", "BEHIND").replace((RELEASES | ACQUIRES)[end], wrong)
+    with pytest.raises(SimulationError, match=r"race: it reads .* wrote, and .* not of cluster scope"):
+        run_ptx(body, x, y, ctas=2, cluster=2, races=True)
+
+
 @pytest.mark.parametrize("apart", [None, 1])
 def test_barriers_order_accesses(apart: int | None) -> None:
     x, y = torch.arange(64, dtype=torch.int32), torch.zeros(64, dtype=torch.int32)
