@@ -37,9 +37,8 @@ VARIANTS: Mapping[str, Mapping[str, tuple[ParamValue, ...]]] = {
     },
 }
 TWO_KERNEL_PATH = "two kernels"
-DESIGN = "design"  # the search that is a factorial design: of these factors, at this tile
-FACTORS = ("swap_operands", "expert_split", "split_k", "grid_split")
-SMALLEST_TILE: dict[str, tuple[ParamValue, ...]] = {
+DESIGN = "design"  # the search that is a factorial design, at this tile
+SMALLEST_TILE: Mapping[str, tuple[ParamValue, ...]] = {
     "mma_n": (64,),
     "cta_group": (1,),
     "cluster_m": (1,),
@@ -90,9 +89,14 @@ def key(family: str, config: Mapping[str, ParamValue]) -> bytes:
     return msgspec.json.encode([family, dict(config)], order="deterministic")
 
 
+def within(config: Mapping[str, ParamValue], choices: Mapping[str, tuple[ParamValue, ...]]) -> bool:
+    """Whether a config has one of these choices of each parameter that they name."""
+    return all(config[name] in values for name, values in choices.items())
+
+
 def allowed(config: Mapping[str, ParamValue], variant: str) -> bool:
     """Whether a variant allows a config."""
-    return all(config[name] in choices for name, choices in VARIANTS[variant].items())
+    return within(config, VARIANTS[variant])
 
 
 def best(tried: Iterable[Tried], variant: str, m: int) -> Tried | None:

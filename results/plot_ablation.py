@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from harness.ablation_record import (
     ALL,
-    FACTORS,
     FUSED,
     SMALLEST_TILE,
     TWO_KERNEL_PATH,
@@ -24,6 +23,7 @@ from harness.ablation_record import (
     best,
     read_tried,
     released,
+    within,
 )
 from kernels.family import ParamValue
 from results.markdown import number, table
@@ -125,24 +125,18 @@ def design_table(tried: Sequence[Tried]) -> str:
 
     Of a combination's configs, those that another search had tried before included, the fastest.
     """
-    found = [
-        one
-        for one in tried
-        if one.family == FUSED
-        and one.us
-        and all(one.config[name] in choices for name, choices in SMALLEST_TILE.items())
-    ]
+    found = [one for one in tried if one.family == FUSED and within(one.config, SMALLEST_TILE)]
     m = min((m for one in found for m in one.us), default=0)
-    fastest: dict[tuple[ParamValue, ...], float] = {}
+    cells: dict[tuple[ParamValue, ...], dict[ParamValue, float]] = {}
     for one in found:
-        combination = tuple(one.config[name] for name in FACTORS)
-        fastest[combination] = min(one.us.get(m, math.inf), fastest.get(combination, math.inf))
-    swap, expert_split, split_k, grid_split = range(len(FACTORS))
-    splits = sorted({key[split_k] for key in fastest})
-    rows = sorted({(key[swap], key[expert_split], key[grid_split]) for key in fastest})
-    cells = [[*row, *(number(fastest.get((*row[:2], split, row[2]))) for split in splits)] for row in rows]
+        if m in one.us:
+            row = tuple(one.config[name] for name in ("swap_operands", "expert_split", "grid_split"))
+            of_row, split = cells.setdefault(row, {}), one.config["split_k"]
+            of_row[split] = min(one.us[m], of_row.get(split, math.inf))
+    splits = sorted({split for of_row in cells.values() for split in of_row})
+    rows = [[*row, *(number(cells[row].get(split)) for split in splits)] for row in sorted(cells)]
     header = ["swap", "expert_split", "grid_split", *(f"split_k {split}" for split in splits)]
-    return f"M = {m}, modelled us:\n\n{table(header, cells)}"
+    return f"M = {m}, modelled us:\n\n{table(header, rows)}"
 
 
 def release_table(tried: Sequence[Tried]) -> str:

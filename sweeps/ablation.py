@@ -19,7 +19,6 @@ import numpy as np
 
 from harness.ablation_record import (
     DESIGN,
-    FACTORS,
     FUSED,
     SMALLEST_TILE,
     TWO_KERNEL_PATH,
@@ -49,6 +48,7 @@ from sweeps.space import Space, config_params
 
 TARGET = "sm_100a"
 CHECK_SEED = 0
+FACTORS = ("swap_operands", "expert_split", "split_k", "grid_split")  # of the factorial design
 # Where early release has anything to release early: several tiles for each CTA.
 LARGE_M = (1024, 4096, 16384)
 

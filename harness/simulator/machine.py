@@ -113,7 +113,9 @@ class Machine:
             else None
         )
         self.thread_order = (
-            ThreadOrder(count, warps_per_cta * self.cluster_size, warps_per_cta, scoped=races)
+            ThreadOrder(
+                count, warps_per_cta * self.cluster_size, warps_per_cta, races and self.cluster_size > 1
+            )
             if functional and (self.cluster_size > 1 or races)
             else None
         )

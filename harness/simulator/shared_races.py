@@ -25,6 +25,7 @@ from harness.simulator.shared import PAGE_WORDS
 from harness.simulator.thread_order import ThreadOrder
 
 Array = npt.NDArray[Any]
+UNORDERED = "no barrier orders the two"
 # What is wrong with a barrier between warps of two CTAs.
 SCOPE = (
     "what orders the two is not of cluster scope: want a release there (.release.cluster, or a fence before "
@@ -63,8 +64,6 @@ class SharedRaces:
         self.written = np.zeros(rows * words, np.int32)  # its epoch
         self.word_reads = _Reads.empty(rows * words, order.agents)
         self.page_reads = _Reads.empty(rows * words // PAGE_WORDS, order.agents)
-        assert order.scopes is not None
-        self._scopes = order.scopes
         # The CTA in its cluster of every agent that is a warp; copies have an order of their own: -1.
         ranks = np.arange(order.per_cluster) // order.per_row
         self._rank = np.concatenate([ranks, np.full(order.per_cluster, -1)])
@@ -113,44 +112,46 @@ class SharedRaces:
             return
         late = reads.epoch[places[chosen]] > self.order.seen[warps[chosen]]
         late[np.arange(len(chosen)), self.order.agent[warps[chosen]]] = False
+        self._refuse_readers(late, chosen, words, UNORDERED)
+
+    def _check_scope_of_readers(self, words: Array, warps: Array) -> None:
+        """As `_check_readers`, of reads from other CTAs, for an order of their scope."""
+        if self.order.scopes is None:
+            return
+        chosen = np.flatnonzero(self.word_reads.any[words])
+        if not chosen.size:
+            return
+        mine = self._rank[self.order.agent[warps[chosen]]]
+        late = self.word_reads.epoch[words[chosen]] > self.order.scopes.known[warps[chosen]]
+        late &= (self._rank >= 0) & (self._rank != mine[:, None])
+        self._refuse_readers(late, chosen, words, SCOPE)
+
+    def _refuse_readers(self, late: Array, chosen: Array, words: Array, why: str) -> None:
+        """Raise where a write of `words[chosen]` comes before agents' reads are over, `late` [n, agents]."""
         if late.any():
             which, reader = (int(i) for i in np.argwhere(late)[0])
             wrong = np.zeros(len(words), np.bool_)
             wrong[chosen] = late.any(1)
-            raise self._race(int(words[chosen[which]]), "writes", reader, "read", wrong)
+            raise self._race(int(words[chosen[which]]), "writes", reader, "read", wrong, why)
 
     def _check_writer(self, words: Array, warps: Array, agent: Array, what: str) -> None:
         writer = self.writer[words] - 1
         other = np.maximum(writer, 0)
         written = self.written[words]
         late = (writer >= 0) & (writer != agent) & (written > self.order.seen[warps, other])
+        self._refuse_writer(late, words, writer, what, UNORDERED)
+        if what == "reads" and self.order.scopes is not None:
+            apart = (writer >= 0) & (self._rank[other] >= 0) & (self._rank[other] != self._rank[agent])
+            late = apart & (written > self.order.scopes.known[warps, other])
+            self._refuse_writer(late, words, writer, what, SCOPE)
+
+    def _refuse_writer(self, late: Array, words: Array, writer: Array, what: str, why: str) -> None:
+        """Raise where `what` happens to `words` before the writes by `writer` are over, `late` [n]."""
         if late.any():
             which = int(np.flatnonzero(late)[0])
-            raise self._race(int(words[which]), what, int(writer[which]), "wrote", late)
-        if what == "reads":
-            apart = (writer >= 0) & (self._rank[other] >= 0) & (self._rank[other] != self._rank[agent])
-            late = apart & (written > self._scopes.known[warps, other])
-            if late.any():
-                which = int(np.flatnonzero(late)[0])
-                raise self._race(int(words[which]), what, int(writer[which]), "wrote", late, SCOPE)
+            raise self._race(int(words[which]), what, int(writer[which]), "wrote", late, why)
 
-    def _check_scope_of_readers(self, words: Array, warps: Array) -> None:
-        """As `_check_readers`, of reads from other CTAs, for an order of their scope."""
-        chosen = np.flatnonzero(self.word_reads.any[words])
-        if not chosen.size or self.order.per_cluster == self.order.per_row:
-            return
-        mine = self._rank[self.order.agent[warps[chosen]]]
-        late = self.word_reads.epoch[words[chosen]] > self._scopes.known[warps[chosen]]
-        late &= (self._rank >= 0) & (self._rank != mine[:, None])
-        if late.any():
-            which, reader = (int(i) for i in np.argwhere(late)[0])
-            wrong = np.zeros(len(words), np.bool_)
-            wrong[chosen] = late.any(1)
-            raise self._race(int(words[chosen[which]]), "writes", reader, "read", wrong, SCOPE)
-
-    def _race(
-        self, word: int, what: str, other: int, did: str, late: Any, why: str = "no barrier orders the two"
-    ) -> SimulationError:
+    def _race(self, word: int, what: str, other: int, did: str, late: Any, why: str) -> SimulationError:
         per_cluster, per_row = self.order.per_cluster, self.order.per_row
         warp = other % per_cluster
         who = f"warp {warp % per_row} of the CTA of rank {warp // per_row}"

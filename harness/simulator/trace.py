@@ -68,7 +68,6 @@ class TracedUnits(Units):
         self.busy[c.warps, cost.index] += c.clock - c.began
         self.clock[c.warps] = c.clock
         self.block[c.warps] = cost.index
-        self.visited[c.warps, cost.index] = True
         self.issue_cycles += cost.issue * len(c.warps)
 
     def load(
@@ -101,7 +100,7 @@ class TracedUnits(Units):
         blocks = self.machine.kernel.program.blocks
         opcodes = {
             instruction.opcode
-            for index in np.flatnonzero(self.visited[warp])
+            for index in np.flatnonzero(self.busy[warp])
             for instruction in blocks[index].instructions
         }
         for prefix, role in ROLES:
@@ -115,7 +114,6 @@ class TracedUnits(Units):
         self.clock = np.full(count, np.inf)  # with which each warp ended its last block
         self.block = np.zeros(count, np.int64)
         self.busy = np.zeros((count, len(machine.kernel.program.blocks)))  # cycles of each warp in each block
-        self.visited = np.zeros((count, len(machine.kernel.program.blocks)), np.bool_)
 
     def lines(self, block: int) -> str:
         """The lines of PTX that a block stands in."""

@@ -10,7 +10,6 @@ import pytest
 
 from harness.ablation_record import (
     ALL,
-    FACTORS,
     FUSED,
     TWO_KERNEL_PATH,
     VARIANTS,
@@ -30,7 +29,7 @@ from results.plot_ablation import (
     release_table,
     searched_m,
 )
-from sweeps.ablation import Ablation
+from sweeps.ablation import FACTORS, Ablation
 
 M = (1, 1024)
 CANDIDATES = 6

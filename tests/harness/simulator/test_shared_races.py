@@ -30,14 +30,16 @@ EXCHANGE = """
     st.shared.b32 [%r10], %r5;
     st.global.b32 [%rd3], %r5;
 """
-# Warp 0 tells warp 1 through an mbarrier that its word is there.
-HANDSHAKE = """
+# Thread 0 of each CTA sets up its mbarrier, for one arrival.
+MBARRIER = """
     mov.b32 %r8, smem;
     setp.ne.s32 %p0, %r0, 0;
     @%p0 bra READY;
     mbarrier.init.shared.b64 [%r8+64], 1;
 READY:
-    bar.sync 0;
+"""
+# Warp 0 tells warp 1 through an mbarrier that its word is there.
+HANDSHAKE = f"""{MBARRIER}    bar.sync 0;
     setp.ge.u32 %p1, %r0, 32;
     @%p1 bra READ;
     @%p0 bra DONE;
@@ -54,13 +56,7 @@ DONE:
 """
 
 # CTA 1 tells CTA 0 through its mbarrier that its word is there.
-BETWEEN_CTAS = """
-    mov.b32 %r8, smem;
-    setp.ne.s32 %p0, %r0, 0;
-    @%p0 bra READY;
-    mbarrier.init.shared.b64 [%r8+64], 1;
-READY:
-    barrier.cluster.arrive;
+BETWEEN_CTAS = f"""{MBARRIER}    barrier.cluster.arrive;
     barrier.cluster.wait;
     setp.eq.s32 %p1, %r1, 0;
     @%p1 bra READ;
@@ -82,6 +78,7 @@ DONE:
     barrier.cluster.arrive;
     barrier.cluster.wait;
 """
+OF_NO_SCOPE = r"race: it reads .* wrote, and .* not of cluster scope"
 RELEASES = {
     "RELEASE": ".release.cluster",
     "BEFORE": "fence.release.sync_restrict::shared::cta.cluster;",
@@ -111,7 +108,7 @@ def test_both_ends_of_cluster_scope_order_ctas(release: str, acquire: str) -> No
 @pytest.mark.parametrize("end", [*RELEASES, *ACQUIRES])
 def test_one_end_of_cluster_scope_orders_nothing(end: str) -> None:
     x, y = torch.zeros(64, dtype=torch.int32), torch.zeros(64, dtype=torch.int32)
-    with pytest.raises(SimulationError, match=r"race: it reads .* wrote, and .* not of cluster scope"):
+    with pytest.raises(SimulationError, match=OF_NO_SCOPE):
         run_ptx(between_ctas(end), x, y, ctas=2, cluster=2, races=True)
 
 
@@ -119,7 +116,7 @@ def test_one_end_of_cluster_scope_orders_nothing(end: str) -> None:
 def test_a_fence_of_one_way_is_none_of_the_other(end: str, wrong: str) -> None:
     x, y = torch.zeros(64, dtype=torch.int32), torch.zeros(64, dtype=torch.int32)
     body = between_ctas("BEFORE", "BEHIND").replace((RELEASES | ACQUIRES)[end], wrong)
-    with pytest.raises(SimulationError, match=r"race: it reads .* wrote, and .* not of cluster scope"):
+    with pytest.raises(SimulationError, match=OF_NO_SCOPE):
         run_ptx(body, x, y, ctas=2, cluster=2, races=True)
 
 
@@ -206,7 +203,7 @@ def test_order_between_ctas_wants_cluster_scope(compiled: dict[str, Path], fence
         program(x, y)
         assert kernel.mismatch(y, kernel.reference(x, y)) == ""
         return
-    with pytest.raises(SimulationError, match=r"race: it reads .* wrote, and .* not of cluster scope"):
+    with pytest.raises(SimulationError, match=OF_NO_SCOPE):
         program(x, y)
 
 
