@@ -55,7 +55,9 @@ FAULTS = {
         first_only=False,
     ),
     "load far outside": Fault(
-        "router_plain", ((r"(ld\.global\.b32\s+%r\d+, \[%rd\d+)\]", r"\1+64]"),), "outside every tensor"
+        "router_plain",
+        ((r"(ld\.global\.b32\s+%r\d+, \[%rd\d+)\]", r"\1+1073741824]"),),
+        "outside every tensor",
     ),
     "store outside shared memory": Fault(
         "router_plain",
