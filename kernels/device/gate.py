@@ -51,7 +51,7 @@ class GateKernel:
                 if expert < problem.experts:
                     score = activation(problem.score, logits[token, expert])
                     biased = score + bias[expert] if cutlass.const_expr(problem.bias) else score
-                    top.insert(sort_key(biased), expert, score, ascending_ids=True)
+                    top.insert(sort_key(biased), expert, score)
             top.merge_lanes(WARP)
             denominator = None
             if cutlass.const_expr(problem.score is Score.SOFTMAX and not problem.renorm):

@@ -34,6 +34,28 @@ def _step_up(bits: Int32) -> Int32:
     return (bits >> 31) | 1
 
 
+def _before(s: Float32, i: Int32, other_s: Float32, other_i: Int32) -> Boolean:
+    """Whether the first of two triples comes first."""
+    return (s > other_s) | ((s == other_s) & (i < other_i))
+
+
+def bitonic_exchanges(k: int) -> list[tuple[int, int]]:
+    """The exchanges (higher slot, lower slot) that sort k values which first fall and then rise.
+
+    The last log2 steps of Batcher's bitonic sorter (Sorting networks and their applications, 1968), for the
+    next power of two. What it has more than k values would be infinite, in front, where every exchange
+    leaves it: those exchanges fall away. Of 6 values 7 are left, in three steps.
+    """
+    wires = 1 << (k - 1).bit_length()
+    extra = wires - k
+    exchanges = []
+    distance = wires // 2
+    while distance:
+        exchanges += [(w - extra, w + distance - extra) for w in range(extra, wires) if not w & distance]
+        distance //= 2
+    return exchanges
+
+
 @dataclass(frozen=True)
 class TopK:
     """k sorted triples in registers: fragments [k] of `s` fp32, `i` int32 and `a` fp32."""
@@ -60,30 +82,26 @@ class TopK:
     def k(self) -> int:
         return int(cute.size(self.s))
 
-    def insert(self, s: Float32, i: Int32, a: Float32, *, ascending_ids: bool, first: int = 0) -> None:
-        """Insert one triple below slot `first`, which the caller knows it cannot beat.
+    def insert(self, s: Float32, i: Int32, a: Float32) -> None:
+        """Insert one triple. The caller promises that every id already held is lower.
 
-        With `ascending_ids` the caller promises that every id already held is lower, so a tie never moves
-        the newcomer up and one comparison per slot is enough.
+        A tie then never moves the newcomer up, and one comparison per slot is enough.
         """
-        beats = {p: self._beats(s, i, p, ascending_ids) for p in range(first, self.k)}
-        for p in range(self.k - 1, first - 1, -1):
+        beats = [self._beats(s, p) for p in range(self.k)]
+        for p in range(self.k - 1, -1, -1):
             for held, new in ((self.s, s), (self.i, i), (self.a, a)):
                 value = select_(beats[p], new, held[p])
-                if p > first:
+                if p > 0:
                     value = select_(beats[p - 1], held[p - 1], value)
                 held[p] = value
 
-    def _beats(self, s: Float32, i: Int32, p: int, ascending_ids: bool) -> Boolean:
-        higher = s > self.s[p]
-        if ascending_ids:
-            return higher
-        return higher | ((s == self.s[p]) & (i < self.i[p]))
+    def _beats(self, s: Float32, p: int) -> Boolean:
+        return s > self.s[p]
 
     def lower_from(self, first: Int32) -> None:
         """Take the keys of held ids from `first` on down by one float.
 
-        A newcomer of a lower id then wins a tie against them by `ascending_ids`' one comparison, and the
+        A newcomer of a lower id then wins a tie against them by the one comparison of `insert`, and the
         order of what is held stays: two floats never change places, only neighbours become equal. Nothing
         is between the two, so `raise_from` brings the same keys back.
         """
@@ -108,8 +126,9 @@ class TopK:
     def merge_lanes(self, lanes: cutlass.Constexpr[int]) -> None:
         """Merge the lists of `lanes` neighbouring lanes (a power of two); all of them end with the result.
 
-        Slot p of a sorted list cannot rise above slot p of the merged one, so insertion p starts there. The
-        rounds are a rolled loop, to keep the code small (see `kernels.sm90.epilogue`).
+        Of slot p of one list and slot k - 1 - p of the other the higher is among the merged k, which first
+        fall and then rise: the halves of Batcher's bitonic merge. The rounds are a rolled loop, to keep the
+        code small (see `kernels.sm90.epilogue`).
         """
         for round_index in cutlass.range(lanes.bit_length() - 1, unroll=1):
             offset = 1 << round_index
@@ -117,8 +136,20 @@ class TopK:
                 tuple(cute.arch.shuffle_sync_bfly(held[p], offset) for held in (self.s, self.i, self.a))
                 for p in range(self.k)
             ]
-            for p, (s, i, a) in enumerate(theirs):
-                self.insert(s, i, a, ascending_ids=False, first=p)
+            for p, (s, i, a) in enumerate(reversed(theirs)):
+                higher = _before(s, i, self.s[p], self.i[p])
+                for held, value in ((self.s, s), (self.i, i), (self.a, a)):
+                    held[p] = select_(higher, value, held[p])
+            for upper, lower in bitonic_exchanges(self.k):
+                self._order(upper, lower)
+
+    def _order(self, upper: int, lower: int) -> None:
+        """Put the triple that comes first of two slots into slot `upper`."""
+        swap = _before(self.s[lower], self.i[lower], self.s[upper], self.i[upper])
+        for held in (self.s, self.i, self.a):
+            first, second = held[upper], held[lower]
+            held[upper] = select_(swap, second, first)
+            held[lower] = select_(swap, first, second)
 
     def weights(self, problem: RouterProblem, denominator: Float32 | None = None) -> list[Float32]:
         """The k routing weights: renormalized and scaled as `problem` says. A sum of 0 gives zeros.

@@ -47,7 +47,7 @@ class RouterEpilogue(Epilogue):
             exists = expert < self.problem.experts
             key = select_(exists, key, Float32(EMPTY_KEY))
             expert = select_(exists, expert, Int32(EMPTY_ID))
-        state.insert(key, expert, score, ascending_ids=True)
+        state.insert(key, expert, score)
 
     def take_subtile(
         self, state: Any, values: cute.Tensor, first: Int32, token_tile: Int32, place: Place, out: Outputs

@@ -290,7 +290,7 @@ class RouterEpilogue(Epilogue):
         expert = place.first_expert + column
         if self.masked:
             key = select_(expert < self.problem.experts, key, Float32(EMPTY_KEY))
-        state[block].insert(key, expert, score, ascending_ids=True)
+        state[block].insert(key, expert, score)
 
     def finish(self, state: list[TopK], overlay: cute.Pointer, place: Place, out: Outputs) -> None:
         self.leave_lists(state, overlay, place)

@@ -40,7 +40,7 @@ def taking(change: Callable[..., tuple[Any, ...]]) -> type[RouterEpilogue]:
             out: Outputs,
         ) -> None:
             score, biased, expert = change(self, logit, column, bias, place)
-            state[block].insert(sort_key(biased), expert, score, ascending_ids=True)
+            state[block].insert(sort_key(biased), expert, score)
 
     return Mutant
 
@@ -108,9 +108,7 @@ class AlphaAfterScore(RouterEpilogue):
 
     def take(self, state, block, logit, column, bias, place, out):  # type: ignore[no-untyped-def]
         score = score_of(self, logit) * self.alpha
-        state[block].insert(
-            sort_key(score + bias[column]), place.first_expert + column, score, ascending_ids=True
-        )
+        state[block].insert(sort_key(score + bias[column]), place.first_expert + column, score)
 
 
 class AlphaDropped(RouterEpilogue):
@@ -128,7 +126,7 @@ class InsertedTwice(RouterEpilogue):
 class TieUp(TopK):
     """Of two equal keys the later, higher id wins."""
 
-    def _beats(self, s, i, p, ascending_ids):  # type: ignore[no-untyped-def]
+    def _beats(self, s, p):  # type: ignore[no-untyped-def]
         return s >= self.s[p]
 
 
@@ -136,9 +134,9 @@ class TieUp(TopK):
 class UnclampedNaN(TopK):
     """Keeps empty slots where every key is NaN."""
 
-    def insert(self, s, i, a, *, ascending_ids, first=0):  # type: ignore[no-untyped-def]
+    def insert(self, s, i, a):  # type: ignore[no-untyped-def]
         lowest = s <= -3.0e38
-        super().insert(select_(lowest, Float32(EMPTY_KEY), s), i, a, ascending_ids=ascending_ids, first=first)
+        super().insert(select_(lowest, Float32(EMPTY_KEY), s), i, a)
 
 
 def starting(top: type[TopK]) -> type[RouterEpilogue]:
@@ -164,7 +162,7 @@ class StaleLists(RouterEpilogue):
 
     def finish(self, state, overlay, place, out):  # type: ignore[no-untyped-def]
         for p in range(self.problem.top_k):
-            state[1].insert(state[0].s[p], state[0].i[p], state[0].a[p], ascending_ids=False)
+            state[1].insert(state[0].s[p], state[0].i[p], state[0].a[p])
         super().finish(state, overlay, place, out)
 
 

@@ -33,7 +33,7 @@ def taking(change: Callable[..., tuple[Any, ...]]) -> type[RouterEpilogue]:
         ) -> None:
             score, key = change(self, logit, index, place)
             expert = place.work.first_expert_tile * self.config.expert_tile + index
-            state.insert(sort_key(key), expert, score, ascending_ids=True)
+            state.insert(sort_key(key), expert, score)
 
     return Mutant
 

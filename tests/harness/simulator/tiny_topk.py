@@ -28,7 +28,7 @@ def compile_reversed_top_k(rows: int, columns: int, subtile: int, k: int) -> Any
             top.lower_from(Int32(first))
             for column in range_constexpr(first, first + subtile):
                 key = sort_key(x[row, column])
-                top.insert(key, Int32(column), key, ascending_ids=True)
+                top.insert(key, Int32(column), key)
             top.raise_from(Int32(first + subtile))
         for p in range_constexpr(k):
             y[row, 0, p] = Float32(top.i[p])
