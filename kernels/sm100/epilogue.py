@@ -268,12 +268,14 @@ class Epilogue:
         parts = [exchange.address(staged, member) for member in range(c.split_k)] if c.split_k > 1 else []
         steps = share // c.lists_per_row
         batch = math.gcd(steps, STAGED_BATCH)
-        for turn in cutlass.range(steps // batch, unroll=1):
-            expert = first + turn * batch * c.lists_per_row + slot
-            totals = self.read_staged(staged, parts, expert, token, batch)
-            for step in cutlass.range_constexpr(batch):
-                index = tile * c.expert_tile + expert + step * c.lists_per_row
-                self.take(state, totals[step] * place.alpha, index, token_tile, place, out)
+        # Rows past M would cost as much as others; most are, when tokens are few.
+        if token_tile * c.token_tile + token < out.weights.shape[0]:
+            for turn in cutlass.range(steps // batch, unroll=1):
+                expert = first + turn * batch * c.lists_per_row + slot
+                totals = self.read_staged(staged, parts, expert, token, batch)
+                for step in cutlass.range_constexpr(batch):
+                    index = tile * c.expert_tile + expert + step * c.lists_per_row
+                    self.take(state, totals[step] * place.alpha, index, token_tile, place, out)
         if const_expr(c.split_k > 1):
             exchange.release(use + 1 < place.work.token_tiles * self.n_tiles)
 

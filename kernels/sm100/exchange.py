@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32
 
-from kernels.sm100.sync import fence_acquire_shared, fence_release_shared
+from kernels.device.fences import fence_acquire_shared, fence_release_shared
 
 BARRIERS = 2
 

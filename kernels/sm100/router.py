@@ -123,10 +123,10 @@ class RouterEpilogue(Epilogue):
             in_tile = first_row + row
             token = token_tile * c.token_tile + in_tile
             # Whole warps stay together for the shuffles; a lane without a row or a list merges empty ones.
-            ours = (row < self.share) & (in_tile < c.token_tile)
+            ours = (row < self.share) & (in_tile < c.token_tile) & (token < out.weights.shape[0])
             top = self.read_list(exchange, in_tile, lane, place, ours & (lane < self.lists))
             top.merge_lanes(lanes)
-            if lane == 0 and ours and token < out.weights.shape[0]:
+            if lane == 0 and ours:
                 self.put(top, token, place, out)
 
     @cute.jit

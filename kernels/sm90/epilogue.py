@@ -16,6 +16,7 @@ consumers before any of them passes the barrier that precedes the overlay.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cutlass
@@ -23,6 +24,7 @@ import cutlass.cute as cute
 from cutlass import Boolean, Float32, Int32, const_expr
 from cutlass.cutlass_dsl import select_
 
+from kernels.device.fences import sync_cluster_shared
 from kernels.device.peers import load_peer
 from kernels.device.score import activation
 from kernels.device.topk import EMPTY_KEY, TopK, lanes_for, sort_key, write_row
@@ -162,20 +164,27 @@ class Epilogue:
         for block in cutlass.range_constexpr(self.blocks):
             rows = cute.domain_offset((place.first_row(block), first_column), partial)
             self.exchange(accumulator, block, 0, columns, rows, place)
-        cute.arch.cluster_arrive()
-        cute.arch.cluster_wait()
+        sync_cluster_shared()
         peers = [
             self.peer_address(partial, expert_rank + c.expert_split * peer, place)
             for peer in range(c.split_k)
         ]
+        steps = ours // 2
+        batch = math.gcd(steps, ROLLED)
         for block in cutlass.range_constexpr(self.blocks):
             row = place.first_row(block) + place.lane // 2
-            for step in cutlass.range(ours // 2, unroll=ROLLED):
-                column = first_column + k_rank * ours + 2 * step + place.lane % 2
-                total = Float32(0.0)
-                for address in peers:
-                    total = total + load_peer(address, partial, (row, column))
-                self.take(state, block, total * alpha, column, bias, place, out)
+            # Rows without a token would read as much from the other CTAs; with few tokens most are.
+            if row < c.tile_m and place.m_tile * c.tile_m + row < out.weights.shape[0]:
+                for turn in cutlass.range(steps // batch, unroll=1):
+                    first = first_column + k_rank * ours + 2 * batch * turn + place.lane % 2
+                    # Every load comes before the first addition: inline PTX stays in its order.
+                    loaded = [
+                        [load_peer(peer, partial, (row, first + 2 * step)) for peer in peers]
+                        for step in range(batch)
+                    ]
+                    for step in cutlass.range_constexpr(batch):
+                        total = sum(loaded[step], Float32(0.0))
+                        self.take(state, block, total * alpha, first + 2 * step, bias, place, out)
 
     def consumer_barrier(self) -> None:
         """Wait for all consumer threads of the CTA."""
@@ -324,8 +333,7 @@ class RouterEpilogue(Epilogue):
                     for held, tensor in zip((top.s, top.i, top.a), s_merge, strict=True):
                         tensor[p, in_tile, slot] = held[p]
         if const_expr(self.group > 1):
-            cute.arch.cluster_arrive()
-            cute.arch.cluster_wait()
+            sync_cluster_shared()
         else:
             self.consumer_barrier()
 
@@ -344,10 +352,10 @@ class RouterEpilogue(Epilogue):
             in_tile = first_row + row
             token = place.m_tile * c.tile_m + in_tile
             # Whole warps stay together for the shuffles; a lane without a row or a list merges empty ones.
-            ours = (row < share) & (in_tile < c.tile_m)
+            ours = (row < share) & (in_tile < c.tile_m) & (token < out.weights.shape[0])
             top = self.read_list(overlay, in_tile, lane, place, ours & (lane < lists))
             top.merge_lanes(lanes)
-            if lane == 0 and ours and token < out.weights.shape[0]:
+            if lane == 0 and ours:
                 if const_expr(c.grid_split > 1):
                     self.publish(top, out, token)
                 else:

@@ -26,6 +26,8 @@ from kernels.sm90.config import REGISTER_SPLIT, WARPGROUP, WGMMA_M, Schedule, Sm
 from kernels.sm90.epilogue import Epilogue, Outputs, Place, RouterEpilogue
 
 PRODUCER_THREADS = WARPGROUP
+# What one thread stores at once.
+VECTOR_BYTES = 16
 # Named barriers 2 and 3, one for each pingpong warpgroup; 0 is the block's own and 1 the epilogue's.
 TURN_BARRIER = 2
 
@@ -171,7 +173,7 @@ class Sm90RouterGemm:
             if warp == 0:
                 self.produce(ring, operand_a, operand_b)
             for _ in cutlass.range_constexpr(int(c.split_k > 1) + self.epilogue.finish_cluster_barriers):
-                cute.arch.cluster_arrive()
+                cute.arch.cluster_arrive_relaxed()  # it has written nothing that others read
                 cute.arch.cluster_wait()
         else:
             cute.arch.setmaxregister_increase(consumer_registers)
@@ -323,19 +325,22 @@ class Sm90RouterGemm:
         """Zero the rows of A's ring that TMA never writes, before the first MMA reads them."""
         c = self.config
         # Each 64 columns of a stage are rows of 128 bytes, one after the other in atoms of 8.
-        words = 32 * (c.mma_rows - c.tile_m)
-        blocks = c.stages * c.tile_k // 64
+        vectors = 128 * (c.mma_rows - c.tile_m) // VECTOR_BYTES
         padding = cute.make_tensor(
             cute.recast_ptr(ring_a, dtype=Int32) + 32 * c.tile_m,
-            cute.make_layout((words, blocks), stride=(1, 32 * c.mma_rows)),
+            cute.make_layout(
+                (VECTOR_BYTES // 4, vectors, c.stages * c.tile_k // 64),
+                stride=(1, VECTOR_BYTES // 4, 32 * c.mma_rows),
+            ),
         )
+        zeros = cute.make_rmem_tensor((VECTOR_BYTES // 4,), Int32)
+        zeros.fill(0)
         threads = WARPGROUP * c.warpgroups
-        whole, rest = divmod(words * blocks, threads)
-        for step in cutlass.range(whole, unroll=4):
-            padding[thread + step * threads] = Int32(0)
-        if const_expr(rest > 0):  # noqa: SIM102 - the compiler's branch around the kernel's
-            if thread < rest:
-                padding[thread + whole * threads] = Int32(0)
+        for block in cutlass.range(c.stages * c.tile_k // 64, unroll=2):
+            for step in cutlass.range_constexpr(-(-vectors // threads)):
+                vector = thread + step * threads
+                if vector < vectors:
+                    cute.autovec_copy(zeros, padding[(None, vector, block)])
         cute.arch.fence_proxy("async.shared", space="cta")
 
     @cute.jit

@@ -16,6 +16,7 @@ import cutlass.cute as cute
 from cutlass import Boolean
 
 from harness.check_cases import DISTRIBUTIONS
+from kernels.device.fences import fence_acquire_shared
 from kernels.problem import RouterProblem
 from kernels.sm100 import epilogue as epilogue_module
 from kernels.sm100 import exchange as exchange_module
@@ -25,7 +26,7 @@ from kernels.sm100 import tiles as tiles_module
 from kernels.sm100.config import Sm100Config
 from kernels.sm100.gemm import Sm100RouterGemm
 from kernels.sm100.router import RouterEpilogue
-from kernels.sm100.sync import fence_acquire_shared, fence_after_sync
+from kernels.sm100.sync import fence_after_sync
 from kernels.sm100.tiles import Tiles
 from tests.kernels.mutants_sm100_epilogue import (
     BiasUnawaited,
