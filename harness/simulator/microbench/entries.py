@@ -137,7 +137,14 @@ MEMORY: list[Entry] = [
     *(_per(f"issue.{op}.global", f"stream_{op}_global", STREAMED // 4) for op in ("ld", "st")),
     *(
         _per(f"stall.fence.{name}", f"repeat_fence_{name.replace('.', '_')}", memory.FENCES_IN_ALL, 1)
-        for name in ("acq_rel.gpu", "acq_rel.cluster", "acq_rel.cta", "proxy.async")
+        for name in (
+            "acq_rel.gpu",
+            "acq_rel.cluster",
+            "acq_rel.cta",
+            "proxy.async",
+            "release.sync_restrict",
+            "acquire.sync_restrict",
+        )
     ),
 ]
 

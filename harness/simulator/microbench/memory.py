@@ -38,6 +38,10 @@ FENCES = {
     "store_fence_acq_rel_gpu": "st.global.b32 [out+64], turn; fence.acq_rel.gpu;",
     "store_fence_proxy_async": "st.shared.b32 [smem], turn; fence.proxy.async.shared::cta;",
     "fence_mbarrier_init": "fence.mbarrier_init.release.cluster;",
+    "fence_release_sync_restrict": "fence.release.sync_restrict::shared::cta.cluster;",
+    "fence_acquire_sync_restrict": "fence.acquire.sync_restrict::shared::cluster.cluster;",
+    "store_fence_release_sync_restrict": "st.shared.b32 [smem], turn; "
+    "fence.release.sync_restrict::shared::cta.cluster;",
 }
 
 
