@@ -77,7 +77,7 @@ class TwoKernelSm100(_Sm100Family):
         return space.TWO_KERNEL_RULES
 
     def default_config(self, problem: RouterProblem, m: int) -> TwoKernelConfig:
-        return TwoKernelConfig(**asdict(space.default_config(problem, m, self.rules())))
+        return TwoKernelConfig(**asdict(space.default_config(problem, m, self.rules(), routes=False)))
 
     def compile(self, problem: RouterProblem, config: TwoKernelConfig, target: str) -> Any:
         from kernels.sm100.launch import compile_two_kernel
