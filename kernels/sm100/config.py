@@ -406,8 +406,11 @@ def default_config(
     and both CTAs of a pair in one MMA. So many that every SM has a tile of its own want two warpgroups for
     the top k, if the epilogue `routes` (modelled at M = 16384: 47 us against 69 with one).
     """
-    crowd = [Sm100Config(mma_m=256, cta_group=2, cluster_m=2, stages=5, epi_warpgroups=2, epi_n=16)]
-    for config in (*(crowd if routes and m >= CROWD_M else ()), *_shapes(m), *_any_shapes()):
+    shapes = [*_shapes(m), *_any_shapes()]
+    if routes and m >= CROWD_M:
+        crowd = Sm100Config(mma_m=256, cta_group=2, cluster_m=2, stages=5, epi_warpgroups=2, epi_n=16)
+        shapes.insert(0, crowd)
+    for config in shapes:
         if all(rule.reason(problem, config) is None for rule in rules):
             return config
     reason = next(filter(None, (rule.reason(problem, Sm100Config()) for rule in rules)))
@@ -415,18 +418,23 @@ def default_config(
 
 
 def _shapes(m: int) -> list[Sm100Config]:
-    if m <= 512:
+    if m > 2048:
         return [
-            Sm100Config(
-                mma_n=64, expert_split=split, split_k=split_k, grid_split=grid_split, stages=stages, epi_n=16
-            )
-            for split, grid_split in ((2, 3), (2, 2), (1, 6), (1, 3), (1, 2), (1, 1))
-            for split_k in (4, 2)
-            for stages in (6, 4, 2)
+            Sm100Config(mma_m=256, mma_n=mma_n, cta_group=2, cluster_m=2, stages=5, early_release=True)
+            for mma_n in (192, 128, 64)
         ]
+    # As many CTAs for a tile of tokens as one wave has room for (modelled at M = 1024: 16.3 us with 12, 41 in
+    # two waves with 24).
+    splits = [(1, 3), (1, 2), (1, 1)]
+    if m <= 512:
+        splits = [(2, 3), (2, 2), (1, 6), *splits]
     return [
-        Sm100Config(mma_m=256, mma_n=mma_n, cta_group=2, cluster_m=2, stages=5, early_release=True)
-        for mma_n in (192, 128, 64)
+        Sm100Config(
+            mma_n=64, expert_split=split, split_k=split_k, grid_split=grid_split, stages=stages, epi_n=16
+        )
+        for split, grid_split in splits
+        for split_k in ((4, 2) if m <= 1024 else (2,))
+        for stages in (6, 4, 2)
     ]
 
 
