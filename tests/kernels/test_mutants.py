@@ -47,6 +47,10 @@ def test_the_kernel_itself_passes(name: str, seed: int, kernels: Kernels) -> Non
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_check_rejects(name: str, kernels: Kernels) -> None:
-    fault = kernels.fault(FAMILY, PROBLEM, planted(name, name), seed=0)
+    config = planted(name, name)
+    # Plain data betrays most of them, in a third of the time.
+    fault = kernels.fault(FAMILY, PROBLEM, config, 0, ("normal",)) or kernels.fault(
+        FAMILY, PROBLEM, config, 0
+    )
     assert fault.startswith(("check: ", "simulator: ")), fault or f"{name} passed the check"
     print(f"{name}: {fault}")
