@@ -24,7 +24,7 @@ import torch
 from harness.check import check_prepared
 from harness.check_bounds import Expected, expect
 from harness.check_cases import BASE_M, Operands, generate
-from harness.compile import compile_cached
+from harness.compile import PTX, compile_cached
 from harness.oneline import one_line
 from harness.record import Outcome, Resources
 from harness.runner import Candidate
@@ -35,7 +35,7 @@ from kernels.family import KernelFamily, OperandFormat, ParamValue
 from kernels.problem import RouterProblem
 from sweeps.verify_on_gpu import OnGpu, Recorded, compare_on_gpu
 
-SCHEMA = "routertune.verified/2"
+SCHEMA = "routertune.verified/3"
 # Plain NVFP4 data first: how many experts the bf16 reference chooses too is recorded of it.
 HARD = ("nvfp4", "nvfp4_every_expert", "ties", "non_finite", "bias_reverses")
 PLAIN_M = (1, 127, 128, BASE_M, 300)
@@ -60,6 +60,7 @@ class Verified:
     bf16_overlap: float | None = None
     resources: tuple[Resources, ...] = ()
     seconds: float = 0.0
+    ptx_sha256: str = ""  # of the code that was executed, for a later kernel to compare; "" in schema 2
     schema: str = SCHEMA
 
     @property
@@ -82,10 +83,11 @@ def verify_config(
     found = Verified(kernels.name, target, problem.name, problem.hidden, params, Outcome.OK)
     if result.artifact is None:
         return replace(found, outcome=result.outcome, reason=result.reason)
-    found = replace(found, resources=result.artifact.manifest.resources)
+    manifest = result.artifact.manifest
+    found = replace(found, resources=manifest.resources, ptx_sha256=manifest.digests[PTX])
     try:
         program = Program.of_folder(result.artifact.folder)
-        candidate = Candidate.of_manifest(result.artifact.manifest, program)
+        candidate = Candidate.of_manifest(manifest, program)
         first = Recorded(program.together)
         round_tokens = candidate.round_tokens
         last, again = PLAIN_M[-1], program

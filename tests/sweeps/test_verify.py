@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,8 @@ def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path) -> None:
         assert found.rounds >= 2
         assert found.races
         assert found.resources[0].tmem_columns > 0
+        (ptx,) = tmp_path.glob("artifacts/*/kernel.ptx")
+        assert found.ptx_sha256 == sha256(ptx.read_bytes()).hexdigest()
         assert f"1 of {len(Space(family('fused_sm100'), SMALL, 'sm_100a'))} legal configs" in done.stdout
 
 
