@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from harness.json_lines import whole_lines
 from harness.record import Outcome, Provenance
 from kernels.family import ParamValue
 
@@ -74,9 +75,12 @@ class Tried:
 
 
 def read_tried(path: Path) -> list[Tried]:
-    """Every config in `path`, as its last line has it; raises `ValueError` for another schema."""
+    """Every config in `path`, as its last line has it; raises `ValueError` for another schema.
+
+    A last line that was being written is left out.
+    """
     found: dict[bytes, Tried] = {}
-    for line in path.read_bytes().splitlines() if path.exists() else []:
+    for line in whole_lines(path) if path.exists() else []:
         one = msgspec.json.decode(line, type=Tried)
         if one.schema != SCHEMA:
             raise ValueError(f"{path}: schema {one.schema!r} is not {SCHEMA!r}")

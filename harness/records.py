@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from harness.json_lines import append_line, append_to, whole_lines
 from harness.record import RecordError, TrialRecord, from_json, to_json
 
 
@@ -15,11 +15,11 @@ def read_records(path: Path) -> list[TrialRecord]:
     naming the file and line of anything else that is not a record.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = whole_lines(path)
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror}") from None
     records = []
-    for number, line in enumerate(lines[:-1], start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             records.append(from_json(line))
         except RecordError as error:
@@ -34,17 +34,10 @@ class RecordWriter:
         """Raises `RecordError` when `path` cannot be written or holds something else than records."""
         self._path = path
         try:
-            self.found = read_records(path) if path.exists() else []
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab+") as file:
-                file.seek(0)
-                contents = file.read()
-                file.truncate(contents.rfind(b"\n") + 1)
+            append_to(path)
+            self.found = read_records(path)
         except OSError as error:
             raise RecordError(f"cannot write {path}: {error.strerror}: name another file") from None
 
     def append(self, record: TrialRecord) -> None:
-        with self._path.open("ab") as file:
-            file.write(to_json(record) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._path, to_json(record))

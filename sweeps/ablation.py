@@ -31,6 +31,7 @@ from harness.ablation_record import (
 )
 from harness.compile import compile_cached
 from harness.executor import CheckDepth
+from harness.json_lines import append_line, append_to
 from harness.oneline import one_line
 from harness.provenance import provenance
 from harness.record import Outcome
@@ -58,7 +59,7 @@ class Ablation:
 
     def __init__(self, problem: RouterProblem, m_values: Sequence[int], out: Path, cache: Path) -> None:
         self.problem, self.m_values, self.out, self.cache = problem, tuple(m_values), out, cache
-        out.parent.mkdir(parents=True, exist_ok=True)
+        append_to(out)
         self.tried = {key(one.family, one.config): one for one in read_tried(out)}
 
     def search(self, variant: str, candidates: int, seed: int) -> Iterator[Tried]:
@@ -176,8 +177,7 @@ class Ablation:
 
     def _keep(self, one: Tried) -> Tried:
         self.tried[key(one.family, one.config)] = one
-        with self.out.open("ab") as file:
-            file.write(msgspec.json.encode(one) + b"\n")
+        append_line(self.out, msgspec.json.encode(one))
         return one
 
 

@@ -25,6 +25,7 @@ from harness.check import check_prepared
 from harness.check_bounds import Expected, expect
 from harness.check_cases import BASE_M, Operands, generate
 from harness.compile import PTX, compile_cached
+from harness.json_lines import whole_lines
 from harness.oneline import one_line
 from harness.record import Outcome, Resources
 from harness.runner import Candidate
@@ -138,9 +139,7 @@ def _prepared(
 
 def read_verified(path: Path) -> list[Verified]:
     """Every config in `path`; a last line that was being written is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
+    lines = whole_lines(path) if path.exists() else []
     return [msgspec.json.decode(line, type=Verified) for line in lines]
 
 

@@ -20,6 +20,7 @@ import torch
 from pebble import ProcessExpired, ProcessPool
 
 from harness.compile import prepare_process
+from harness.json_lines import append_line, append_to
 from harness.lifeline import die_with
 from harness.record import Outcome
 from kernels.families import family
@@ -57,15 +58,14 @@ class Plan:
 
 def verify_space(space: Space, out: Path, plan: Plan) -> Iterator[Verified]:
     """Verify what `out` does not hold yet, append it there, and give it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    append_to(out)
     found = read_verified(out)
     left = covering_order(space, SEED, [one.config for one in found], plan.shard)
     if plan.configs is not None:
         left = islice(left, max(0, plan.configs - len(found)))
     end = None if plan.minutes is None else time.perf_counter() + 60 * plan.minutes
     for one in _in_processes(space, left, plan, end):
-        with out.open("ab") as file:
-            file.write(msgspec.json.encode(one) + b"\n")
+        append_line(out, msgspec.json.encode(one))
         yield one
 
 
