@@ -12,7 +12,10 @@ def whole_lines(path: Path) -> list[bytes]:
 
 
 def append_to(path: Path) -> None:
-    """Make `path` ready for `append_line`: its folder exists, and a torn last line is gone."""
+    """Make `path` ready for `append_line`: its folder exists, and a torn last line is gone.
+
+    Read what it holds first: a file of something else is to be refused as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         file.seek(0)

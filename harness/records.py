@@ -34,8 +34,8 @@ class RecordWriter:
         """Raises `RecordError` when `path` cannot be written or holds something else than records."""
         self._path = path
         try:
+            self.found = read_records(path) if path.exists() else []
             append_to(path)
-            self.found = read_records(path)
         except OSError as error:
             raise RecordError(f"cannot write {path}: {error.strerror}: name another file") from None
 

@@ -59,8 +59,8 @@ class Ablation:
 
     def __init__(self, problem: RouterProblem, m_values: Sequence[int], out: Path, cache: Path) -> None:
         self.problem, self.m_values, self.out, self.cache = problem, tuple(m_values), out, cache
-        append_to(out)
         self.tried = {key(one.family, one.config): one for one in read_tried(out)}
+        append_to(out)
 
     def search(self, variant: str, candidates: int, seed: int) -> Iterator[Tried]:
         """Try `candidates` configs for a variant, from the one after its last in the file on.

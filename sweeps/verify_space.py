@@ -58,8 +58,8 @@ class Plan:
 
 def verify_space(space: Space, out: Path, plan: Plan) -> Iterator[Verified]:
     """Verify what `out` does not hold yet, append it there, and give it."""
-    append_to(out)
     found = read_verified(out)
+    append_to(out)
     left = covering_order(space, SEED, [one.config for one in found], plan.shard)
     if plan.configs is not None:
         left = islice(left, max(0, plan.configs - len(found)))

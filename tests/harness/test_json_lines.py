@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -10,8 +11,14 @@ import pytest
 from harness.ablation_record import Tried, read_tried
 from harness.json_lines import append_line, append_to, whole_lines
 from harness.provenance import provenance
-from harness.record import Outcome
+from harness.record import Outcome, RecordError
+from harness.records import RecordWriter
+from kernels.families import family
+from kernels.problem import preset
+from sweeps.ablation import Ablation
+from sweeps.space import Space
 from sweeps.verify import Verified, read_verified
+from sweeps.verify_space import Plan, verify_space
 
 CONFIG = {"stages": 2}
 VERIFIED = Verified("f", "sm_100a", "p", 512, CONFIG, Outcome.OK)
@@ -39,3 +46,23 @@ def test_a_torn_line_is_not_read(tmp_path: Path, read, one) -> None:  # type: ig
     line = msgspec.json.encode(one)
     path.write_bytes(line + b"\n" + line[:-3])
     assert read(path) == [one]
+
+
+def _verify(out: Path) -> object:
+    space = Space(family("fused_sm90"), preset("deepseek-v4-pro"), "sm_90a", {"tile_m": (256,)})
+    return next(verify_space(space, out, Plan(out.parent)))
+
+
+def _ablate(out: Path) -> object:
+    return Ablation(preset("deepseek-v4-pro"), (1,), out, out.parent)
+
+
+@pytest.mark.parametrize("go_on", [RecordWriter, _verify, _ablate])
+def test_a_file_of_something_else_is_refused_as_it_was(
+    tmp_path: Path, go_on: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"notes of mine\nwithout an end")
+    with pytest.raises((RecordError, msgspec.DecodeError)):
+        go_on(path)
+    assert path.read_bytes() == b"notes of mine\nwithout an end"

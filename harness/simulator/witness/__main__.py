@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from harness.compile import prepare_process
+from harness.json_lines import append_line
 from harness.simulator.witness.case import Case
 from harness.simulator.witness.catalogue import cases
 from harness.simulator.witness.execute import Outcome, Verdict, examples_importable, judge
@@ -54,8 +55,7 @@ def _report(case: Case, out: Path | None) -> bool:
     line = f"{verdict.outcome:12} {verdict.seconds:6.1f} s  {case.name}  {order}{verdict.reason}"
     print(line, flush=True)
     if out:
-        with out.open("ab") as file:
-            file.write(msgspec.json.encode(row(case, verdict)) + b"\n")
+        append_line(out, msgspec.json.encode(row(case, verdict)))
     return verdict.outcome in ACCEPTED
 
 
