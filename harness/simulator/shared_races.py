@@ -147,7 +147,7 @@ class SharedRaces:
     def _check_writer(self, words: Array, warps: Array, agent: Array, what: str) -> None:
         writer, written = self.writer[words] - 1, self.written[words]
         scopes = self.order.scopes if what == "reads" else None
-        # Neighbours mostly agree, and asking once for all of them takes a third of the time.
+        # Neighbours mostly agree, and asking once for all of them takes a quarter of the time.
         first = _first_of_runs(writer, written, warps)
         late, out_of_scope = self._late(writer[first], written[first], warps[first], agent[first], scopes)
         if late.any() or out_of_scope.any():

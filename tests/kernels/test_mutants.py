@@ -48,7 +48,7 @@ def test_the_kernel_itself_passes(name: str, seed: int, kernels: Kernels) -> Non
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_check_rejects(name: str, kernels: Kernels) -> None:
     config = planted(name, name)
-    # Plain data betrays most of them, in a third of the time.
+    # Plain data betrays most of them.
     fault = kernels.fault(FAMILY, PROBLEM, config, 0, ("normal",)) or kernels.fault(
         FAMILY, PROBLEM, config, 0
     )
