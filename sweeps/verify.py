@@ -1,10 +1,10 @@
 """Proving a config in simulation: compiled, executed, and compared with the reference.
 
 Every config is launched on plain data at M of less than a tile, of tails of tiles of 64, 128 and 256, and of
-a third tile, and on five more distributions at one M. A second launch at the largest M must give the same
-bits on the workspace that another M has left. It makes a persistent kernel walk all tiles with one column of
-clusters, in two rounds or more, and is searched for races in shared memory; another kernel is in a launch of
-its own.
+a third tile, and on five more distributions at one M. A second launch at one of the M must give the same
+bits on the workspace that another M has left, and is searched for races in shared memory. It makes a
+persistent kernel, at the largest M, walk all tiles with one column of clusters, in two rounds or more; of
+another kernel it has a full tile and a tail.
 
 A smaller hidden size proves the same code paths sooner: all that changes is how often the K loop turns.
 """
@@ -30,7 +30,6 @@ from harness.oneline import one_line
 from harness.record import Outcome, Resources
 from harness.runner import Candidate
 from harness.simulator.errors import NotSimulatedError, SimulationError
-from harness.simulator.race_launch import search_races
 from harness.simulator.run import Program
 from kernels.family import KernelFamily, OperandFormat, ParamValue
 from kernels.problem import RouterProblem
@@ -91,23 +90,19 @@ def verify_config(
         candidate = Candidate.of_manifest(manifest, program)
         first = Recorded(program.together)
         round_tokens = candidate.round_tokens
-        last, again = PLAIN_M[-1], program
-        if round_tokens is not None:
-            last = max(last, round_tokens + 1)
-            again = replace(program, columns=1, races=True)
+        repeated = two_tiles(candidate.tile_m) if round_tokens is None else max(PLAIN_M[-1], round_tokens + 1)
+        again = replace(program, races=True, columns=None if round_tokens is None else 1)
         check = check_prepared(
             program,
             problem,
             candidate.workspace_elements,
             SEED,
-            _prepared(problem, candidate.operand_format, last),
+            _prepared(problem, candidate.operand_format, repeated),
             candidate.operand_format,
-            set(PLAIN_M) - {last},
+            set(PLAIN_M) - {repeated},
             first,
             again=again.together,
         )
-        if check.passed and round_tokens is None:
-            search_races(program, candidate, SEED)
     except NotSimulatedError as error:
         return replace(found, outcome=Outcome.COMPILED, reason=one_line(str(error)))
     except SimulationError as error:
@@ -119,7 +114,7 @@ def verify_config(
         outcome=Outcome.OK if check.passed else Outcome.WRONG_RESULT,
         reason=check.first_failure,
         launches=len(check.cases) + 1,
-        rounds=1 if round_tokens is None else -(-last // round_tokens),
+        rounds=1 if round_tokens is None else -(-repeated // round_tokens),
         races=check.passed,
         on_gpu=compare_on_gpu(result.artifact, first) if on_gpu and check.passed else None,
         bf16_overlap=check.bf16_overlap,
@@ -127,12 +122,18 @@ def verify_config(
     )
 
 
-@lru_cache(maxsize=4)
+def two_tiles(tile_m: int) -> int:
+    """An M of a full tile and a tail, one that is launched anyway if there is one; the hard cases' is not."""
+    fits = (m for m in PLAIN_M if tile_m < m < 2 * tile_m and m != BASE_M)
+    return next(fits, tile_m + 1)
+
+
+@lru_cache(maxsize=8)
 def _prepared(
-    problem: RouterProblem, operand_format: OperandFormat, last: int
+    problem: RouterProblem, operand_format: OperandFormat, repeated: int
 ) -> list[tuple[Operands, Expected]]:
-    """The same inputs for every config whose largest M is `last`, with their reference."""
-    cases = {"normal": (*PLAIN_M, last)} | dict.fromkeys(HARD, (BASE_M,))
+    """The same inputs for every config whose M of the second launch is `repeated`, with their reference."""
+    cases = {"normal": (*PLAIN_M, repeated)} | dict.fromkeys(HARD, (BASE_M,))
     drawn = generate(problem, SEED, torch.device("cpu"), 0, operand_format=operand_format, at=cases)
     return [(operands, expect(operands, problem)) for operands in drawn]
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
-from harness.simulator.ordering import BarrierClocks, learn
+from harness.simulator.ordering import BarrierClocks, first_of_pairs, learn
 from harness.simulator.scopes import Scopes
 
 Array = npt.NDArray[Any]
@@ -64,7 +64,7 @@ class ThreadOrder:
 
         `away` [n]: the barrier is another CTA's. `release`: the arrival itself releases at cluster scope.
         """
-        _, first = np.unique(np.stack([warps, keys]), axis=1, return_index=True)
+        first = first_of_pairs(warps, keys)
         warps, keys, phases = warps[first], keys[first], phases[first]
         if self.scopes is not None:
             self.scopes.arrive(kind, warps, self.epoch[warps], keys, phases, away[first], release)

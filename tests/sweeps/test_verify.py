@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.check_cases import BASE_M
 from harness.record import Outcome
 from kernels.families import family
 from kernels.family import ParamValue
@@ -18,7 +19,7 @@ from kernels.problem import RouterProblem, preset
 from sweeps import verify_space as verify_space_module
 from sweeps.covering import covering_order, pairs_met
 from sweeps.space import Space
-from sweeps.verify import HARD, PLAIN_M, Verified, read_verified, table
+from sweeps.verify import HARD, PLAIN_M, Verified, read_verified, table, two_tiles
 from sweeps.verify_on_gpu import OnGpu
 from sweeps.verify_space import Plan, verify_space
 
@@ -71,11 +72,21 @@ def test_pairs_of_choices_are_counted() -> None:
     assert pairs_met(whole, [first | {"stages": 99}])[0] == (len(first) - 1) * (len(first) - 2) // 2
 
 
+@pytest.mark.parametrize("tile_m", [8, 16, 64, 128, 256])
+def test_a_second_launch_has_a_full_tile_and_a_tail(tile_m: int) -> None:
+    tokens = two_tiles(tile_m)
+    assert tile_m < tokens < 2 * tile_m
+    # The hard distributions have their one M, which would all be launched again with it.
+    assert tokens != BASE_M
+
+
 @pytest.mark.compiles
-def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "target"), [("fused_sm100", "sm_100a"), ("fused_sm90", "sm_90a")])
+def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path, name: str, target: str) -> None:
     """In processes of its own: the DSL compiles for one target a process."""
     out = tmp_path / "not there yet" / "verified.jsonl"
     command = [sys.executable, "-m", "sweeps.cli", "verify", "--hidden", "512", "--configs", "1"]
+    command += ["--family", name, "--target", target]
     for _ in range(2):
         done = subprocess.run(
             [*command, "--out", str(out)],
@@ -87,17 +98,17 @@ def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-2000:]
         (found,) = read_verified(out)
         assert found.outcome is Outcome.OK, found.reason
-        tokens = family("fused_sm100").round_tokens(family("fused_sm100").config(found.config))
-        assert tokens is not None
-        assert found.launches == len(PLAIN_M) + len(HARD) + (tokens >= PLAIN_M[-1]) + 1
+        tokens = family(name).round_tokens(family(name).config(found.config))
+        repeated = two_tiles(int(found.config["tile_m"])) if tokens is None else max(300, tokens + 1)
+        assert found.launches == len({*PLAIN_M, repeated}) + len(HARD) + 1
         assert found.bf16_overlap is not None
         assert 0.5 < found.bf16_overlap < 1.0
-        assert found.rounds >= 2
+        assert found.rounds >= 2 or tokens is None
         assert found.races
-        assert found.resources[0].tmem_columns > 0
+        assert (found.resources[0].tmem_columns > 0) == (target == "sm_100a")
         (ptx,) = tmp_path.glob("artifacts/*/kernel.ptx")
         assert found.ptx_sha256 == sha256(ptx.read_bytes()).hexdigest()
-        assert f"1 of {len(Space(family('fused_sm100'), SMALL, 'sm_100a'))} legal configs" in done.stdout
+        assert f"1 of {len(Space(family(name), SMALL, target))} legal configs" in done.stdout
 
 
 def test_a_table_counts_outcomes_by_choice(tmp_path: Path) -> None:
