@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness.json_lines import whole_lines
+from harness.json_lines import read_lines
 from harness.record import Outcome, Provenance
 from kernels.family import ParamValue
 
@@ -75,16 +75,11 @@ class Tried:
 
 
 def read_tried(path: Path) -> list[Tried]:
-    """Every config in `path`, as its last line has it; raises `ValueError` for another schema.
+    """Every config in `path`, as its last line has it; raises `RecordError` for anything else.
 
     A last line that was being written is left out.
     """
-    found: dict[bytes, Tried] = {}
-    for line in whole_lines(path) if path.exists() else []:
-        one = msgspec.json.decode(line, type=Tried)
-        if one.schema != SCHEMA:
-            raise ValueError(f"{path}: schema {one.schema!r} is not {SCHEMA!r}")
-        found[key(one.family, one.config)] = one
+    found = {key(one.family, one.config): one for one in read_lines(path, Tried, [SCHEMA])}
     return list(found.values())
 
 

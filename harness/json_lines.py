@@ -3,12 +3,45 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from harness.record import RecordError
+
+
+class _WithSchema(Protocol):
+    @property
+    def schema(self) -> str: ...
+
+
+Line = TypeVar("Line", bound=_WithSchema)
 
 
 def whole_lines(path: Path) -> list[bytes]:
     """Every line of `path` that has its end, without it."""
     return path.read_bytes().split(b"\n")[:-1]
+
+
+def read_lines(path: Path, kind: type[Line], schemas: Collection[str]) -> list[Line]:
+    """Every whole line of `path` as a `kind`; none where there is no such file.
+
+    Raises `RecordError` naming the first line that is something else, or of a schema not among `schemas`.
+    """
+    found = []
+    for number, line in enumerate(whole_lines(path) if path.exists() else [], start=1):
+        try:
+            one = msgspec.json.decode(line, type=kind)
+        except msgspec.MsgspecError as error:
+            what = kind.__name__.lower()
+            raise RecordError(f"{path}, line {number}, is no {what}: {error}: name another file") from None
+        if one.schema not in schemas:
+            want = " or ".join(repr(schema) for schema in schemas)
+            raise RecordError(f"{path}, line {number}: schema {one.schema!r} is not {want}")
+        found.append(one)
+    return found
 
 
 def append_to(path: Path) -> None:

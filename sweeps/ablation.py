@@ -34,7 +34,7 @@ from harness.executor import CheckDepth
 from harness.json_lines import append_line, append_to
 from harness.oneline import one_line
 from harness.provenance import provenance
-from harness.record import Outcome
+from harness.record import Outcome, RecordError
 from harness.runner import BeyondRunnerError, Candidate
 from harness.simulator.errors import SimulationError
 from harness.simulator.model import Model
@@ -59,7 +59,11 @@ class Ablation:
 
     def __init__(self, problem: RouterProblem, m_values: Sequence[int], out: Path, cache: Path) -> None:
         self.problem, self.m_values, self.out, self.cache = problem, tuple(m_values), out, cache
-        self.tried = {key(one.family, one.config): one for one in read_tried(out)}
+        tried = read_tried(out)
+        others = sorted({one.problem for one in tried} - {problem.name})
+        if others:
+            raise RecordError(f"{out} holds configs of {others[0]}, not of {problem.name}: name another file")
+        self.tried = {key(one.family, one.config): one for one in tried}
         append_to(out)
 
     def search(self, variant: str, candidates: int, seed: int) -> Iterator[Tried]:

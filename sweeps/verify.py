@@ -4,7 +4,7 @@ Every config is launched on plain data at M of less than a tile, of tails of til
 a third tile, and on five more distributions at one M. A second launch at one of the M must give the same
 bits on the workspace that another M has left, and is searched for races in shared memory. It makes a
 persistent kernel, at the largest M, walk all tiles with one column of clusters, in two rounds or more; of
-another kernel it has a full tile and a tail.
+another kernel it has a full tile and a tail. The answers are compared with the two-kernel path's.
 
 A smaller hidden size proves the same code paths sooner: all that changes is how often the K loop turns.
 """
@@ -18,14 +18,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-import msgspec
 import torch
 
 from harness.check import check_prepared
 from harness.check_bounds import Expected, expect
 from harness.check_cases import BASE_M, Operands, generate
 from harness.compile import PTX, compile_cached
-from harness.json_lines import whole_lines
+from harness.json_lines import read_lines
 from harness.oneline import one_line
 from harness.record import Outcome, Resources
 from harness.runner import Candidate
@@ -34,8 +33,10 @@ from harness.simulator.run import Program
 from kernels.family import KernelFamily, OperandFormat, ParamValue
 from kernels.problem import RouterProblem
 from sweeps.verify_on_gpu import OnGpu, Recorded, compare_on_gpu
+from sweeps.verify_two_kernel import Agreement, Answer, compare_with_two_kernels, two_kernel_answers
 
-SCHEMA = "routertune.verified/3"
+SCHEMA = "routertune.verified/4"
+SCHEMAS = ("routertune.verified/2", "routertune.verified/3", SCHEMA)
 # Plain NVFP4 data first: how many experts the bf16 reference chooses too is recorded of it.
 HARD = ("nvfp4", "nvfp4_every_expert", "ties", "non_finite", "bias_reverses")
 PLAIN_M = (1, 127, 128, BASE_M, 300)
@@ -57,6 +58,7 @@ class Verified:
     rounds: int = 1  # that one column of clusters has made in a launch
     races: bool = False  # whether they have been looked for
     on_gpu: OnGpu | None = None
+    two_kernel: Agreement | None = None  # None before schema 4
     bf16_overlap: float | None = None
     resources: tuple[Resources, ...] = ()
     seconds: float = 0.0
@@ -107,7 +109,11 @@ def verify_config(
         return replace(found, outcome=Outcome.COMPILED, reason=one_line(str(error)))
     except SimulationError as error:
         return replace(found, outcome=Outcome.CRASHED, reason=one_line(str(error)))
-    if not check.passed:
+    agreement = None
+    if check.passed:
+        answers = _two_kernel(problem, candidate.operand_format, repeated, target, cache)
+        agreement = compare_with_two_kernels(first, answers)
+    else:
         _prepared.cache_clear()  # what a wrong kernel has overwritten is not known
     return replace(
         found,
@@ -117,6 +123,7 @@ def verify_config(
         rounds=1 if round_tokens is None else -(-repeated // round_tokens),
         races=check.passed,
         on_gpu=compare_on_gpu(result.artifact, first) if on_gpu and check.passed else None,
+        two_kernel=agreement,
         bf16_overlap=check.bf16_overlap,
         seconds=time.perf_counter() - began,
     )
@@ -138,10 +145,21 @@ def _prepared(
     return [(operands, expect(operands, problem)) for operands in drawn]
 
 
+@lru_cache(maxsize=8)
+def _two_kernel(
+    problem: RouterProblem, operand_format: OperandFormat, repeated: int, target: str, cache: Path
+) -> list[Answer]:
+    """The two-kernel path's answers to `_prepared`."""
+    cases = [operands for operands, _ in _prepared(problem, operand_format, repeated)]
+    return two_kernel_answers(problem, target, cache, cases)
+
+
 def read_verified(path: Path) -> list[Verified]:
-    """Every config in `path`; a last line that was being written is left out."""
-    lines = whole_lines(path) if path.exists() else []
-    return [msgspec.json.decode(line, type=Verified) for line in lines]
+    """Every config in `path`, if there is one; a last line that was being written is left out.
+
+    Raises `RecordError` naming the line that is something else.
+    """
+    return read_lines(path, Verified, SCHEMAS)
 
 
 def table(found: Sequence[Verified], legal: int) -> str:
@@ -156,6 +174,7 @@ def table(found: Sequence[Verified], legal: int) -> str:
         + f"; {spilling} spill registers.",
         "",
         *_on_gpu(found),
+        *_two_kernels(found),
         f"| parameter | choice | configs | {' | '.join(names)} |",
         f"| --- | --- | --- | {' | '.join('---' for _ in names)} |",
     ]
@@ -180,6 +199,20 @@ def _on_gpu(found: Sequence[Verified]) -> list[str]:
     return [
         f"On {devices}: {sum(one.launches for one in its)} launches of {len(its)} configs compared, "
         f"all ids equal in {alike} configs, {sum(one.ids_differ for one in its)} ids differ, "
+        f"weights by at most {max(one.weight_error for one in its):.1e}.",
+        "",
+    ]
+
+
+def _two_kernels(found: Sequence[Verified]) -> list[str]:
+    """How the two-kernel path's answers differ, where they were compared."""
+    its = [one.two_kernel for one in found if one.two_kernel is not None]
+    if not its:
+        return []
+    alike = sum(one.ids_differ == 0 for one in its)
+    return [
+        f"Against the two-kernel path: {sum(one.launches for one in its)} launches of {len(its)} configs "
+        f"compared, all ids equal in {alike} configs, {sum(one.ids_differ for one in its)} ids differ, "
         f"weights by at most {max(one.weight_error for one in its):.1e}.",
         "",
     ]

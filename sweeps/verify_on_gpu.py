@@ -55,10 +55,19 @@ def compare_on_gpu(artifact: Artifact, recorded: Recorded) -> OnGpu:
         outputs = (torch.zeros_like(workspace), torch.full_like(weights, torch.nan), torch.full_like(ids, -1))
         on_gpu = [tensor.cuda() for tensor in (*operands, *outputs)]
         launch(*on_gpu)
-        its_weights, its_ids = on_gpu[-2].cpu(), on_gpu[-1].cpu()
-        differ += int((its_ids != ids).sum())
-        same = (its_ids == ids) & ~(its_weights.isnan() & weights.isnan())
-        scale = weights.abs().clamp(min=SMALLEST_NORMAL)
-        errors = ((its_weights - weights).abs() / scale)[same]
-        error = max(error, float(errors.nan_to_num(torch.inf).max()) if errors.numel() else 0.0)
+        ids_differ, weight_error = differences((weights, ids), (on_gpu[-2].cpu(), on_gpu[-1].cpu()))
+        differ, error = differ + ids_differ, max(error, weight_error)
     return OnGpu(torch.cuda.get_device_name(), len(recorded.answers), differ, error)
+
+
+def differences(mine: tuple[Tensor, Tensor], its: tuple[Tensor, Tensor]) -> tuple[int, float]:
+    """(ids that differ, the largest relative difference of a weight whose id is the same) of (weights, ids).
+
+    A NaN in one of two weights is an infinite difference, in both it is none.
+    """
+    (weights, ids), (its_weights, its_ids) = mine, its
+    same = (its_ids == ids) & ~(its_weights.isnan() & weights.isnan())
+    scale = weights.abs().clamp(min=SMALLEST_NORMAL)
+    errors = ((its_weights - weights).abs() / scale)[same]
+    error = float(errors.nan_to_num(torch.inf).max()) if errors.numel() else 0.0
+    return int((its_ids != ids).sum()), error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 from harness.compile import prepare_process
 from harness.json_lines import append_line, append_to
 from harness.lifeline import die_with
-from harness.record import Outcome
+from harness.record import Outcome, RecordError
 from kernels.families import family
 from kernels.family import ParamValue
 from sweeps.covering import covering_order
@@ -57,8 +57,12 @@ class Plan:
 
 
 def verify_space(space: Space, out: Path, plan: Plan) -> Iterator[Verified]:
-    """Verify what `out` does not hold yet, append it there, and give it."""
+    """Verify what `out` does not hold yet, append it there, and give it.
+
+    Raises `RecordError` where it holds something else, or configs of another space.
+    """
     found = read_verified(out)
+    _refuse_others(found, space, out)
     append_to(out)
     left = covering_order(space, SEED, [one.config for one in found], plan.shard)
     if plan.configs is not None:
@@ -67,6 +71,22 @@ def verify_space(space: Space, out: Path, plan: Plan) -> Iterator[Verified]:
     for one in _in_processes(space, left, plan, end):
         append_line(out, msgspec.json.encode(one))
         yield one
+
+
+def _refuse_others(found: Sequence[Verified], space: Space, out: Path) -> None:
+    """A config proven for another problem, target or hidden size is not proven for this one."""
+    wanted = (space.family.name, space.target, space.problem.name, space.problem.hidden)
+    for one in found:
+        its = (one.family, one.target, one.problem, one.hidden)
+        if its != wanted:
+            raise RecordError(
+                f"{out} holds configs of {_spaced(its)}, not of {_spaced(wanted)}: name another file"
+            )
+
+
+def _spaced(identity: tuple[str, str, str, int]) -> str:
+    family_name, target, problem, hidden = identity
+    return f"{family_name} for {target} and {problem} at hidden {hidden}"
 
 
 def _in_processes(

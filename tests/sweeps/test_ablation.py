@@ -19,7 +19,7 @@ from harness.ablation_record import (
     read_tried,
     released,
 )
-from harness.record import Outcome
+from harness.record import Outcome, RecordError
 from kernels.problem import preset
 from results.plot_ablation import (
     best_table,
@@ -131,6 +131,14 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
         ' "number": 0, "config": {}, "provenance": {"date": "", "commit": "", "host": "", "python": "",'
         ' "torch": "", "dsl": ""}}\n'
     )
-    with pytest.raises(ValueError, match="schema"):
+    with pytest.raises(RecordError, match="schema"):
         read_tried(path)
+
+
+def test_configs_of_another_problem_are_not_taken_for_its_own(ablation: Ablation) -> None:
+    list(ablation.search(ALL, 1, seed=0))
+    contents = ablation.out.read_bytes()
+    with pytest.raises(RecordError, match=f"holds configs of {ablation.problem.name}, not of kimi-k2: name"):
+        Ablation(preset("kimi-k2"), M, ablation.out, ablation.cache)
+    assert ablation.out.read_bytes() == contents
     assert FUSED == "fused_sm100"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+import torch
 
 from harness.check_cases import BASE_M
-from harness.record import Outcome
+from harness.record import Outcome, RecordError
 from kernels.families import family
 from kernels.family import ParamValue
 from kernels.problem import RouterProblem, preset
@@ -20,8 +24,9 @@ from sweeps import verify_space as verify_space_module
 from sweeps.covering import covering_order, pairs_met
 from sweeps.space import Space
 from sweeps.verify import HARD, PLAIN_M, Verified, read_verified, table, two_tiles
-from sweeps.verify_on_gpu import OnGpu
+from sweeps.verify_on_gpu import OnGpu, differences
 from sweeps.verify_space import Plan, verify_space
+from sweeps.verify_two_kernel import Agreement
 
 PROBLEM = RouterProblem("tiny", hidden=512, experts=128, top_k=6)
 SMALL = replace(preset("deepseek-v4-pro"), hidden=512)
@@ -105,9 +110,13 @@ def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path, name: str, tar
         assert 0.5 < found.bf16_overlap < 1.0
         assert found.rounds >= 2 or tokens is None
         assert found.races
+        assert found.two_kernel is not None
+        assert found.two_kernel.launches == found.launches - 1
+        assert found.two_kernel.ids_differ == 0
+        assert found.two_kernel.weight_error < 1e-4
         assert (found.resources[0].tmem_columns > 0) == (target == "sm_100a")
-        (ptx,) = tmp_path.glob("artifacts/*/kernel.ptx")
-        assert found.ptx_sha256 == sha256(ptx.read_bytes()).hexdigest()
+        digests = {sha256(ptx.read_bytes()).hexdigest() for ptx in tmp_path.glob("artifacts/*/kernel.ptx")}
+        assert found.ptx_sha256 in digests
         assert f"1 of {len(Space(family(name), SMALL, target))} legal configs" in done.stdout
 
 
@@ -128,6 +137,39 @@ def test_a_table_says_what_a_gpu_answered() -> None:
     assert "On GPU: 18 launches of 2 configs compared, all ids equal in 1 configs, 2 ids differ" in table(
         found, 9
     )
+
+
+def test_a_table_says_what_the_two_kernels_answered() -> None:
+    answers = (Agreement(11, 0, 1e-6), Agreement(12, 2, 3e-6), None)
+    found = [Verified("f", "sm_90a", "p", 512, {"stages": 2}, Outcome.OK, two_kernel=one) for one in answers]
+    assert (
+        "Against the two-kernel path: 23 launches of 2 configs compared, all ids equal in 1 configs, 2 ids "
+        "differ, weights by at most 3.0e-06."
+    ) in table(found, 9)
+
+
+def test_differences_are_of_ids_and_of_weights_whose_id_is_the_same() -> None:
+    nan = math.nan
+    weights, ids = torch.tensor([[2.0, 1.0, nan, nan]]), torch.tensor([[3, 4, 5, 6]])
+    assert differences((weights, ids), (weights.clone(), ids.clone())) == (0, 0.0)
+    its = torch.tensor([[2.5, 7.0, nan, nan]]), torch.tensor([[3, 9, 5, 6]])
+    assert differences((weights, ids), its) == (1, 0.25)
+    assert differences((weights, ids), (torch.tensor([[2.0, 1.0, nan, 1.0]]), ids)) == (0, math.inf)
+
+
+@pytest.mark.parametrize(
+    "its", [{"family": "two_kernel_sm100"}, {"target": "sm_103a"}, {"problem": "other"}, {"hidden": 1024}]
+)
+def test_configs_of_another_space_are_not_taken_for_its_own(tmp_path: Path, its: dict[str, Any]) -> None:
+    whole, out = space(), tmp_path / "verified.jsonl"
+    mine = Verified("fused_sm100", "sm_100a", PROBLEM.name, 512, whole.params(0), Outcome.OK)
+    lines = [msgspec.json.encode(one) + b"\n" for one in (mine, replace(mine, **its))]
+    out.write_bytes(b"".join(lines))
+    with pytest.raises(RecordError, match=r"not of fused_sm100 for sm_100a and tiny at hidden 512: name ano"):
+        next(verify_space(whole, out, Plan(tmp_path)))
+    assert out.read_bytes() == b"".join(lines)
+    out.write_bytes(lines[0])
+    assert not list(verify_space(whole, out, Plan(tmp_path, configs=1)))
 
 
 @pytest.mark.compiles
