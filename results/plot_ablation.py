@@ -34,6 +34,7 @@ from results.style import (
     ORANGE,
     PURPLE,
     SKY,
+    UNTIMED,
     VERMILION,
     clean,
     commit_text,
@@ -85,7 +86,7 @@ def draw_ablation(tried: Sequence[Tried]) -> Figure:
         f"What each small-batch tunable buys, {first.problem} on {first.target}",
         "the fastest of the configs tried that each variant allows; inputs cold",
         f"MODELLED by the simulator for {first.target}, not measured  ·  {first.provenance.date[:10]}, "
-        f"{commit_text(one.provenance.commit for one in tried)}",
+        f"{commit_text(one.provenance.commit for one in tried)}  ·  {UNTIMED}",
     )
     mark_modelled(figure)
     return figure

@@ -18,6 +18,7 @@ from results.style import (
     FAINT,
     GREY,
     ORANGE,
+    UNTIMED,
     clean,
     commit_text,
     new_figure,
@@ -38,7 +39,7 @@ def draw_agreement(agreement: Agreement) -> Figure:
         figure,
         f"Modelled against measured time, {agreement.problem} on {agreement.target}",
         f"x: measured on one {agreement.device}; y: modelled by the simulator; inputs cold",
-        f"{found.date[:10]}, {commit_text([found.commit])}",
+        f"{found.date[:10]}, {commit_text([found.commit])}  ·  {UNTIMED}",
     )
     return figure
 

@@ -20,6 +20,7 @@ from results.style import (
     ORANGE,
     PURPLE,
     SKY,
+    UNTIMED,
     VERMILION,
     clean,
     mark_modelled,
@@ -50,7 +51,8 @@ def draw_timeline(title: str, source: str, account: LaunchAccount) -> Figure:
     panels[-1].set_xlabel("MODELLED time from the CTA's start, µs", fontsize=9.5, color=INK)
     head, _, config = title.partition(": ")
     subtitle = "\n".join(textwrap.wrap(config, SUBTITLE_COLUMNS))
-    write_texts(figure, f"{head}: {account.microseconds:.1f} µs modelled", subtitle, source)
+    caption = f"{source}  ·  {UNTIMED}"
+    write_texts(figure, f"{head}: {account.microseconds:.1f} µs modelled", subtitle, caption)
     mark_modelled(figure)
     return figure
 

@@ -23,13 +23,14 @@ VERDICT_WORDS = {
 }
 MODELLED_HEADER = tuple(f"modelled {name}" if name.endswith(" µs") else name for name in HEADER)
 MEASURED_TIMES = (
-    "Median times per launch; rates and shares are of the {objective} time, and the interval is that of its "
-    "median. The floor is what the device's own copy and matrix rates, measured in the same run, allow."
+    "Median times per launch, the quantization of activations not included; rates and shares are of the "
+    "{objective} time, and the interval is that of its median. The floor is what the device's own copy and "
+    "matrix rates, measured in the same run, allow."
 )
 MODELLED_TIMES = (
-    "Modelled times per launch: one number each, without samples or noise, so the interval has no width; "
-    "rates and shares are of the {objective} time. The floor is what the bandwidth and matrix rate in the "
-    "simulator's table of the target allow."
+    "Modelled times per launch, the quantization of activations not included: one number each, without "
+    "samples or noise, so the interval has no width; rates and shares are of the {objective} time. The floor "
+    "is what the bandwidth and matrix rate in the simulator's table of the target allow."
 )
 TIE_RULE = "there the fixed rule chose (fewer registers, less shared memory, then by the config)"
 

@@ -132,14 +132,17 @@ def resources(study: Study, plots_in: Path) -> str:
     if not len(used) or used["registers"].isna().all():
         return ""
     used = used.dropna(subset=["registers"])
+    columns = [
+        ("registers per thread", used["registers"]),
+        ("spilled bytes per thread", used["spill_bytes"]),
+        ("shared memory per block, KiB", used["smem_bytes"] / 1024),
+        ("seconds to compile", used["compile_s"]),
+    ]
+    if used["tmem_columns"].any():
+        columns.insert(3, ("columns of tensor memory per block", used["tmem_columns"]))
     rows = [
         (label, *(number(float(value)) for value in (values.min(), values.median(), values.max())))
-        for label, values in (
-            ("registers per thread", used["registers"]),
-            ("spilled bytes per thread", used["spill_bytes"]),
-            ("shared memory per block, KiB", used["smem_bytes"] / 1024),
-            ("seconds to compile", used["compile_s"]),
-        )
+        for label, values in columns
     ]
     spilling = int((used["spill_bytes"] > 0).sum())
     return "\n\n".join(

@@ -28,6 +28,10 @@ BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
 INK, GREY, FAINT = "#222222", "#6B6B6B", "#DADADA"
 
+# What every time is of: operands lie quantized in memory before a launch is timed or modelled.
+UNTIMED = "times do not include the quantization of activations"
+SEPARATOR = "  ·  "
+
 RATIO_TICKS = (1, 1.1, 1.2, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
 
 # Each outcome has a colour and a marker, so that neither has to be told apart alone.
@@ -57,7 +61,10 @@ def new_figure(width: float, height: float, *, head: float = 0.62) -> Figure:
 
 def finish(figure: Figure, study: Study, title: str, subtitle: str) -> None:
     """Put the title, what is shown, where it comes from and, on modelled figures, the watermark."""
-    write_texts(figure, title, subtitle, caption(study))
+    source, what, *when = _origin(study)
+    if timed_group(study.records) is not None:
+        when.append(UNTIMED)
+    write_texts(figure, title, subtitle, f"{SEPARATOR.join((source, what))}\n{SEPARATOR.join(when)}")
     if is_modelled(study):
         mark_modelled(figure)
 
@@ -83,11 +90,16 @@ def write_texts(figure: Figure, title: str, subtitle: str, source: str) -> None:
     left = 0.12 / width
     figure.text(left, 1 - 0.09 / height, title, fontsize=13, fontweight="bold", color=INK, va="top")
     figure.text(left, 1 - 0.35 / height, subtitle, fontsize=9, color=GREY, va="top")
-    figure.text(left, 0.11 / height, source, fontsize=7.5, color=GREY, va="bottom")
+    figure.text(left, 0.06 / height, source, fontsize=7.5, color=GREY, va="bottom")
 
 
 def caption(study: Study) -> str:
     """Source and device, study, date and commit, on one line."""
+    return SEPARATOR.join(_origin(study))
+
+
+def _origin(study: Study) -> tuple[str, str, str, str]:
+    """Source and device, study, date, commit."""
     group = timed_group(study.records)
     if group is None and study.was_run:
         source = f"nothing was timed, for {study.info.target}"
@@ -102,7 +114,7 @@ def caption(study: Study) -> str:
         " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else study.info.created[:10] or "no date"
     )
     what = f"{study.info.problem.get('name')}, study {study.info.name}"
-    return "  ·  ".join((source, what, date, commit_label(study)))
+    return source, what, date, commit_label(study)
 
 
 def commit_label(study: Study) -> str:

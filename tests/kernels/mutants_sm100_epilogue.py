@@ -208,7 +208,3 @@ class GivenBackUnfenced(RouterEpilogue):
     def give_back(self, accumulators: Any, state: Any) -> None:
         with cute.arch.elect_one():
             accumulators.consumer_release(state)
-
-
-def free_nothing(self: Any, *arguments: Any, **named: Any) -> None:
-    pass

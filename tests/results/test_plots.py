@@ -61,7 +61,12 @@ def test_a_measured_figure_names_device_date_and_commit(synthetic: Any, draw: An
     shown = texts(draw(synthetic.study(20)))
     assert "MODELLED" not in shown
     caption = next(text for text in shown if text.startswith("measured on"))
-    for part in ("NVIDIA H100 80GB HBM3", "2026-01-15", "commit 0123456789"):
+    for part in (
+        "NVIDIA H100 80GB HBM3",
+        "2026-01-15",
+        "commit 0123456789",
+        "do not include the quantization",
+    ):
         assert part in caption
 
 
@@ -69,7 +74,10 @@ def test_a_measured_figure_names_device_date_and_commit(synthetic: Any, draw: An
 def test_a_modelled_figure_is_watermarked_and_says_so(synthetic: Any, draw: Any) -> None:
     shown = texts(draw(modelled(synthetic.study(20))))
     assert "MODELLED" in shown
-    assert any(text.startswith("MODELLED by the simulator") for text in shown)
+    assert any(
+        text.startswith("MODELLED by the simulator") and "do not include the quantization" in text
+        for text in shown
+    )
     assert not any("measured on" in text for text in shown)
 
 

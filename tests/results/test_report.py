@@ -89,6 +89,17 @@ def test_a_compiled_report_says_that_nothing_was_run_and_what_to_do(synthetic: A
     assert "## The best config" not in text
 
 
+def test_a_report_counts_tensor_memory_where_there_is_any(synthetic: Any, tmp_path: Path) -> None:
+    study = synthetic.study(5)
+    assert "tensor memory" not in report(study, tmp_path)
+    records = tuple(
+        replace(record, resources=tuple(replace(used, tmem_columns=512) for used in record.resources))
+        for record in study.records
+    )
+    text = report(replace(study, records=records), tmp_path)
+    assert "| columns of tensor memory per block | 512 | 512 | 512 |" in text
+
+
 def test_a_run_without_a_good_candidate_is_not_called_unrun(synthetic: Any, tmp_path: Path) -> None:
     study = synthetic.study(5, failing=0.0)
     records = tuple(
