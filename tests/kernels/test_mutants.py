@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from harness.compile_pool import CompilePool
@@ -52,5 +54,8 @@ def test_the_check_rejects(name: str, kernels: Kernels) -> None:
     fault = kernels.fault(FAMILY, PROBLEM, config, 0, ("normal",)) or kernels.fault(
         FAMILY, PROBLEM, config, 0
     )
-    assert fault.startswith(("check: ", "simulator: ")), fault or f"{name} passed the check"
+    # A deadlock or another error of a patch gone wrong is not the defect found.
+    outside = name == "row_past_the_end" and not kernels.on_gpu
+    found = r"simulator: .*: outside every tensor" if outside else "check: "
+    assert re.match(found, fault), fault or f"{name} passed the check"
     print(f"{name}: {fault}")
