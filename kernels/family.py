@@ -10,7 +10,8 @@ that whoever runs an artifact needs to know nothing about the kernel inside:
     bias       [E] fp32 (zeros where the problem has none)
     alpha      [1] fp32, on the device
     workspace  at least [workspace_elements(problem, config, M)] fp32, 16-byte aligned, zeroed once by its
-               owner; every launch of the family leaves in it what the next one needs, at any M
+               owner and never given to launches that may overlap; every launch of the family leaves in it
+               what the next one needs, at any M
     weights    [M, k] fp32, written
     ids        [M, k] int32, written
 

@@ -16,8 +16,10 @@ from kernels.nvfp4 import (
     quantize_to_nvfp4,
 )
 from kernels.nvfp4_layout import BLOCK
+from kernels.streams import settle
 
 _NEVER = -1  # a version no tensor has
+_UNCOUNTED = 0  # stands for the version of a tensor of inference mode, whose updates torch does not count
 
 
 class Nvfp4Linear(nn.Module):
@@ -32,7 +34,8 @@ class Nvfp4Linear(nn.Module):
     They follow the module to another device and keep their dtypes. They are derived, so a state dict holds
     only `weight`: load it (or deep-copy the module), then finalize. Using them after `weight` was updated in
     place, replaced or cast raises `RuntimeError` until `finalize_weights` is called again. (Writes through
-    `weight.data` bypass torch's version counter and are not noticed.)
+    `weight.data` bypass torch's version counter and are not noticed. A weight made, moved or cast under
+    `torch.inference_mode()` has no such counter: of it, no update in place is.)
     """
 
     weight: nn.Parameter
@@ -71,7 +74,7 @@ class Nvfp4Linear(nn.Module):
         self._scale_b = quantized.scale
         self._global_scale_b = quantized.global_scale
         self._dequantized = None
-        self._finalized = (self.weight, self.weight._version)
+        self._finalized = (self.weight, _version(self.weight))
         return self
 
     @property
@@ -80,7 +83,7 @@ class Nvfp4Linear(nn.Module):
         if self._finalized is None:
             return False
         weight, version = self._finalized
-        return weight is self.weight and version == self.weight._version
+        return weight is self.weight and version == _version(weight)
 
     def quantized(self) -> Nvfp4Tensor:
         """The quantized weight [N, K]; raises `RuntimeError` when it is missing or stale."""
@@ -95,12 +98,17 @@ class Nvfp4Linear(nn.Module):
     def dequantized_bf16(self) -> Tensor:
         """`q * scale` of the weight, bf16 [N, K], exact (the global scale left out), computed once.
 
-        It is what a GPU without FP4 tensor cores multiplies. Raises `RuntimeError` as `quantized` does.
+        It is what a GPU without FP4 tensor cores multiplies. The first call waits for it, so that any stream
+        may read it; a first call in a CUDA-graph capture keeps nothing, and every replay computes it again.
+        Raises `RuntimeError` as `quantized` does.
         """
         quantized = self.quantized()
-        if self._dequantized is None:
-            self._dequantized = dequantize_exact_bf16(quantized)
-        return self._dequantized
+        if self._dequantized is not None:
+            return self._dequantized
+        dequantized = dequantize_exact_bf16(quantized)
+        if settle(dequantized.device):
+            self._dequantized = dequantized
+        return dequantized
 
     def forward(self, x: Tensor) -> Tensor:
         """The reference product of x [M, K], quantized here, with the quantized weight: fp32 [M, N].
@@ -128,7 +136,11 @@ class Nvfp4Linear(nn.Module):
             self._buffers[name] = None if operand is None else operand.to(self.weight.device)
         self._dequantized = None
         if was_finalized and self.weight.dtype == dtype:
-            self._finalized = (self.weight, self.weight._version)
+            self._finalized = (self.weight, _version(self.weight))
         elif was_finalized:
             self._finalized = (self.weight, _NEVER)  # a cast rounds the weight: no longer what was quantized
         return self
+
+
+def _version(weight: Tensor) -> int:
+    return _UNCOUNTED if weight.is_inference() else weight._version

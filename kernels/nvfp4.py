@@ -54,9 +54,14 @@ def encode_e2m1(x: Tensor) -> Tensor:
 
 
 def decode_e2m1(codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The values of uint8 codes 0..15."""
-    values = (*E2M1_VALUES, *(-value for value in E2M1_VALUES))
-    return torch.tensor(values, dtype=dtype, device=codes.device)[codes.int()]
+    """The values of uint8 codes 0..15, exact, in `dtype`.
+
+    Computed, since a table of them would come from the host: a copy that waits for the device at every call,
+    and which no CUDA graph can capture.
+    """
+    # e4m3 has e2m1's bits and 2 more for each of exponent and mantissa; the exponents' biases differ by 6.
+    e4m3 = (codes & 0b0111) << 2 | (codes & 0b1000) << 4
+    return e4m3.view(torch.float8_e4m3fn).to(dtype) * 2.0**6
 
 
 def pack_e2m1(codes: Tensor) -> Tensor:
@@ -147,9 +152,10 @@ def quantize_to_nvfp4(weight: Tensor) -> Nvfp4Tensor:
     or infinity anywhere.
     """
     _require_quantizable(weight, "weight")
+    weight = weight.detach()
     if not bool(torch.isfinite(weight).all()):
         raise ValueError("weight has a NaN or an infinity: NVFP4 cannot represent it")
-    return _quantize(weight.detach(), _global_scale(weight.detach()))
+    return _quantize(weight, _global_scale(weight))
 
 
 def quantize_activation_nvfp4(x: Tensor, global_scale: Tensor | None = None) -> Nvfp4Tensor:
@@ -220,5 +226,6 @@ def _quantize(x: Tensor, global_scale: Tensor) -> Nvfp4Tensor:
 
 
 def _elements_times_scales(t: Nvfp4Tensor, dtype: torch.dtype) -> Tensor:
-    elements = decode_e2m1(unpack_e2m1(t.packed), dtype).view(t.shape[0], -1, BLOCK)
+    rows, columns = t.shape
+    elements = decode_e2m1(unpack_e2m1(t.packed), dtype).view(rows, columns // BLOCK, BLOCK)
     return (elements * t.block_scales().to(dtype).unsqueeze(2)).flatten(1)

@@ -36,7 +36,7 @@ class RouterProblem:
         hidden: K, the length of a token's activation vector.
         experts: E, the number of experts.
         top_k: k, how many experts a token is sent to.
-        score: the score function.
+        score: the score function, or its name.
         bias: whether a selection bias [E] fp32 is added to the score before the selection.
         renorm: whether a token's weights are divided by their sum.
         routed_scale: factor on every weight.
@@ -52,6 +52,10 @@ class RouterProblem:
     routed_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.score not in tuple(Score):
+            raise ValueError(f"score = {self.score!r}: must be one of {', '.join(Score)}")
+        # Kernels and reference compare by identity, so a bare name would pass for a score they do not know.
+        object.__setattr__(self, "score", Score(self.score))
         if self.hidden < HIDDEN_MULTIPLE or self.hidden % HIDDEN_MULTIPLE:
             raise ValueError(f"hidden = {self.hidden}: must be a positive multiple of {HIDDEN_MULTIPLE}")
         if not 1 <= self.top_k <= MAX_TOP_K:

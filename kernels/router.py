@@ -11,12 +11,15 @@ them multiplies NVFP4 as it is, and nothing else: a bf16 weight is refused there
 
 The kernel is compiled on first use of a config and kept; one compiled kernel serves every M. The config is
 the caller's, or the best known for the problem, target and M (`kernels.best`), or a fair default.
+
+Calls may come from several threads, on several streams, and from a CUDA-graph capture. Make one call before
+the capture: it compiles, and it leaves the layer's dequantization behind, which the capture would otherwise
+put into the graph, for each replay to repeat.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from functools import lru_cache
+import threading
 from typing import Any
 
 import torch
@@ -28,6 +31,7 @@ from kernels.linear import Nvfp4Linear
 from kernels.nvfp4 import Nvfp4Tensor
 from kernels.problem import RouterProblem, preset
 from kernels.router_operands import bf16_operands, bias_operand, nvfp4_operands, require
+from kernels.streams import is_capturing
 
 # Which kernels run on a device of each compute capability, by the path that the caller asks for.
 TARGETS = {(9, 0): "sm_90a", (10, 0): "sm_100a", (10, 3): "sm_103a"}
@@ -65,8 +69,8 @@ def run_nvfp4_fused_router(
         config: a config of the chosen kernel family; None chooses the best known one.
         out: where to write (weights, ids); None allocates.
 
-    The launch is asynchronous on the current stream. Raises `ValueError` for a wrong shape, dtype, device,
-    alignment or config, with the value and what to do.
+    The launch is asynchronous on the current stream; a first call compiles, and waits for what it keeps.
+    Raises `ValueError` for a wrong shape, dtype, device, alignment or config, with the value and what to do.
     """
     problem = preset(problem) if isinstance(problem, str) else problem
     if path not in PATHS:
@@ -97,27 +101,44 @@ def run_nvfp4_fused_router(
     return weights, ids
 
 
-# Workspaces by family, device and stream. A captured graph holds on to the one it was given, so one that has
-# been outgrown is kept.
-_workspaces: defaultdict[tuple[str, torch.device, int], list[torch.Tensor]] = defaultdict(list)
+# Workspaces by family, device and stream, each for the launches of its stream that are not captured.
+_workspaces: dict[tuple[str, torch.device, int], torch.Tensor] = {}
 
 
 def _workspace(name: str, elements: int, device: torch.device) -> torch.Tensor:
-    """The family's workspace on the current stream, zeroed when it was made; it doubles when too small."""
-    owned = _workspaces[name, device, torch.cuda.current_stream(device).cuda_stream]
-    if owned and owned[-1].numel() >= elements:
-        return owned[-1]
-    size = max(elements, 2 * owned[-1].numel() if owned else 0)
-    workspace = torch.zeros(size, dtype=torch.float32, device=device)
-    if not torch.cuda.is_current_stream_capturing():
-        # Memory from a capture belongs to its graph, whose replays zero it.
-        owned.append(workspace)
-    return workspace
+    """The family's workspace on the current stream, zeroed when it was made; it doubles when too small.
+
+    In a capture, one of its own, which every replay zeroes before it launches: a graph may be replayed beside
+    another, or beside launches of the stream it was captured on, and each must count arrivals by itself.
+    """
+    if is_capturing(device):
+        return torch.zeros(elements, dtype=torch.float32, device=device)
+    key = name, device, torch.cuda.current_stream(device).cuda_stream
+    owned = _workspaces.get(key)
+    if owned is None or owned.numel() < elements:
+        size = elements if owned is None else max(elements, 2 * owned.numel())
+        owned = _workspaces[key] = torch.zeros(size, dtype=torch.float32, device=device)
+    return owned
 
 
-@lru_cache(maxsize=256)
+# Launchers by family, problem, config and target. None is dropped: a captured graph may still replay it.
+_launchers: dict[tuple[str, RouterProblem, Any, str], Any] = {}
+_compiling = threading.Lock()  # the DSL compiles one kernel at a time and aborts the process otherwise
+
+
 def _compiled(name: str, problem: RouterProblem, config: Any, target: str) -> Any:
-    """The compiled launcher of one config; raises `ValueError` for an illegal one."""
+    """The compiled launcher of one config, kept; raises `ValueError` for an illegal one."""
+    key = name, problem, config, target
+    launch = _launchers.get(key)
+    if launch is None:
+        with _compiling:
+            launch = _launchers.get(key)  # another thread may have compiled it while this one waited
+            if launch is None:
+                launch = _launchers[key] = _compile(*key)
+    return launch
+
+
+def _compile(name: str, problem: RouterProblem, config: Any, target: str) -> Any:
     kernels = family(name)
     reason = kernels.illegal_reason(problem, config, target)
     if reason is not None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 
 from kernels.linear import Nvfp4Linear
 from kernels.nvfp4 import Nvfp4Tensor, dequantize_exact_bf16, global_alpha, quantize_activation_nvfp4
 from kernels.nvfp4_layout import BLOCK, swizzled_shape
 from kernels.problem import RouterProblem
+from kernels.streams import settle
 
 ALIGNMENT_BYTES = 16  # TMA's: of a tensor's first byte and of its row stride
 
@@ -25,8 +24,7 @@ def nvfp4_operands(
         raise ValueError(f"weight of {weight.dtype}: this GPU's kernels multiply NVFP4, pass an Nvfp4Linear")
     b = weight.quantized()
     device = b.packed.device
-    packed_columns = problem.hidden // 2
-    require(b.packed, "the layer's weight", (problem.experts, packed_columns), torch.uint8, device)
+    require(b.packed, "the layer's weight", (problem.experts, problem.hidden // 2), torch.uint8, device)
     if isinstance(activations, Nvfp4Tensor):
         a = activations
     else:
@@ -36,7 +34,7 @@ def nvfp4_operands(
                 "quantize_activations = False: this GPU's kernels multiply NVFP4, leave it at True"
             )
         a = quantize_activation_nvfp4(activations) if len(activations) else _no_tokens(problem, device)
-    require(a.packed, "quantized activations", (a.shape[0], packed_columns), torch.uint8, device)
+    _require_quantized(a, problem, device)
     return (*a.as_bytes(), *b.as_bytes()), global_alpha(a.global_scale, b.global_scale)
 
 
@@ -69,6 +67,18 @@ def _require_activations(activations: torch.Tensor, problem: RouterProblem, devi
     require(activations, "activations", shape, torch.bfloat16, device)
 
 
+def _require_quantized(a: Nvfp4Tensor, problem: RouterProblem, device: torch.device) -> None:
+    """Raise `ValueError` unless a kernel can read all three tensors of the activations where they lie."""
+    shape = (a.shape[0], problem.hidden)
+    if a.shape != shape:
+        raise ValueError(f"quantized activations of shape {a.shape}: must be {shape}")
+    packed, scale = a.as_bytes()
+    require(packed, "quantized activations", tuple(packed.shape), torch.uint8, device)
+    require(scale, "the activations' scales", tuple(scale.shape), torch.uint8, device)
+    global_shape = tuple(a.global_scale.shape)
+    require(a.global_scale, "the activations' global scale", global_shape, torch.float32, device)
+
+
 def _weight_operand(
     weight: torch.Tensor | Nvfp4Linear, problem: RouterProblem
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -94,12 +104,11 @@ def _activation_operand(
         _require_activations(activations, problem, device)
         if len(activations) > 0 and b_scale is not None and quantize:
             activations = quantize_activation_nvfp4(activations)
-    m = activations.shape[0]
     scales = [] if b_scale is None else [b_scale]
     if isinstance(activations, Nvfp4Tensor):
+        _require_quantized(activations, problem, device)
         scales.append(activations.global_scale)
         activations = dequantize_exact_bf16(activations)
-        require(activations, "quantized activations", (m, problem.hidden), torch.bfloat16, device)
     return activations, global_alpha(*scales) if scales else _constant(1, 1.0, device)
 
 
@@ -114,15 +123,18 @@ def bias_operand(bias: torch.Tensor | None, problem: RouterProblem, device: torc
     return bias
 
 
+_constants: dict[tuple[int, float, torch.device], torch.Tensor] = {}
+
+
 def _constant(elements: int, value: float, device: torch.device) -> torch.Tensor:
-    """A tensor [elements] fp32 of `value`, kept; made anew in a capture, whose memory only replays fill."""
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    return (_kept_constant.__wrapped__ if capturing else _kept_constant)(elements, value, device)
-
-
-@cache
-def _kept_constant(elements: int, value: float, device: torch.device) -> torch.Tensor:
-    return torch.full((elements,), value, dtype=torch.float32, device=device)
+    """A tensor [elements] fp32 of `value`, kept; a capture that is the first to ask fills its own."""
+    kept = _constants.get((elements, value, device))
+    if kept is not None:
+        return kept
+    constant = torch.full((elements,), value, dtype=torch.float32, device=device)
+    if settle(device):
+        _constants[elements, value, device] = constant
+    return constant
 
 
 def require(

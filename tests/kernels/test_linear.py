@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from kernels.nvfp4 import (
     quantize_activation_nvfp4,
     quantize_to_nvfp4,
 )
+from tests.kernels.fake_cuda import SECOND, FakeCuda
 
 
 def linear(k: int = 64, n: int = 24, dtype: torch.dtype = torch.bfloat16) -> Nvfp4Linear:
@@ -69,6 +71,38 @@ def test_replaced_loaded_or_cast_weights_are_stale() -> None:
     for module in (replaced, loaded, cast):
         assert not module.is_finalized
         assert module.finalize_weights().is_finalized
+
+
+def test_weights_of_inference_mode_are_finalized_and_known_by_identity() -> None:
+    with torch.inference_mode():
+        made = linear().finalize_weights()
+        cast = linear().float().finalize_weights()
+        moved = linear().finalize_weights().to("meta")
+        stale = linear().finalize_weights().float()
+    assert made.is_finalized
+    assert torch.equal(made.dequantized_bf16(), linear().finalize_weights().dequantized_bf16())
+    assert cast.is_finalized
+    assert moved.is_finalized
+    assert not stale.is_finalized
+    assert stale.finalize_weights().is_finalized
+    made.weight = torch.nn.Parameter(made.weight.detach().clone())
+    assert not made.is_finalized
+
+
+def test_a_dequantization_is_kept_once_its_stream_was_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch)
+    monkeypatch.setattr("kernels.linear.dequantize_exact_bf16", lambda b: SimpleNamespace(device=SECOND))
+    module = linear().finalize_weights()
+    cuda.capturing = {SECOND}
+    in_a_graph = module.dequantized_bf16()
+    assert module.dequantized_bf16() is not in_a_graph, "it would live in the graph's memory"
+    cuda.capturing = set()
+    kept = module.dequantized_bf16()
+    assert kept is not in_a_graph
+    assert cuda.waited == [SECOND]
+    cuda.capturing = {SECOND}
+    assert module.dequantized_bf16() is kept
+    assert cuda.waited == [SECOND], "once"
 
 
 def test_state_dict_holds_only_the_weight() -> None:

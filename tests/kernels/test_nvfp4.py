@@ -56,6 +56,14 @@ def test_every_e2m1_code_survives_decode_and_encode() -> None:
     assert torch.signbit(decode_e2m1(CODES)).tolist() == [False] * 8 + [True] * 8
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_decoded_values_are_exact_in_any_dtype(dtype: torch.dtype) -> None:
+    values = decode_e2m1(CODES, dtype)
+    assert values.dtype == dtype
+    assert values.tolist() == [*E2M1_VALUES, *(-v for v in E2M1_VALUES)]
+    assert torch.signbit(values).tolist() == [False] * 8 + [True] * 8
+
+
 @pytest.mark.parametrize(
     ("x", "value"),
     [(0.25, 0.0), (0.75, 1.0), (1.25, 1.0), (1.75, 2.0), (2.5, 2.0), (3.5, 4.0), (5.0, 4.0)],
@@ -303,3 +311,10 @@ def test_tensor_refuses_parts_that_do_not_fit() -> None:
         Nvfp4Tensor(good.packed.int(), good.scale, good.global_scale)
     with pytest.raises(ValueError, match="want one float32"):
         Nvfp4Tensor(good.packed, good.scale, good.global_scale.double())
+
+
+def test_no_rows_are_dequantized_to_no_rows() -> None:
+    none = quantize_to_nvfp4(normal(3, 48, seed=1)).first_rows(0)
+    assert none.block_scales().shape == (0, 3)
+    assert dequantize_exact_bf16(none).shape == (0, 48)
+    assert dequantize_nvfp4(none).shape == (0, 48)

@@ -41,8 +41,19 @@ def test_unknown_preset_names_the_known_ones() -> None:
         ({"experts": 513}, "experts = 513: must be from top_k = 2 to 512"),
         ({"experts": 1}, "experts = 1"),
         ({"score": Score.SOFTMAX}, "softmax scores take no selection bias"),
+        ({"score": "softmax"}, "softmax scores take no selection bias"),
+        ({"score": "relu"}, "score = 'relu': must be one of sqrt_softplus, sigmoid, softmax"),
+        ({"score": None}, "score = None: must be one of"),
     ],
 )
 def test_impossible_problems_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RouterProblem(**{"name": "bad", "hidden": 64, "experts": 8, "top_k": 2, **change})
+
+
+@pytest.mark.parametrize("score", list(Score))
+def test_a_score_by_name_is_the_score(score: Score) -> None:
+    arguments: dict[str, Any] = {"hidden": 64, "experts": 8, "top_k": 2, "bias": False}
+    named = RouterProblem("named", score=score.value, **arguments)
+    assert named.score is score
+    assert named == RouterProblem("named", score=score, **arguments)

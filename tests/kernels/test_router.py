@@ -1,7 +1,13 @@
-"""The wrapper's refusals: one line each, with the value. What it computes is in `test_router_gpu`."""
+"""The wrapper's refusals, one line each, with the value, and what it keeps: launchers and workspaces.
+
+What it computes is in `test_router_gpu`.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,8 +16,10 @@ import torch
 from kernels.linear import Nvfp4Linear
 from kernels.nvfp4 import quantize_activation_nvfp4
 from kernels.problem import RouterProblem, Score
-from kernels.router import run_nvfp4_fused_router
+from kernels.router import _compiled, _workspace, run_nvfp4_fused_router
 from kernels.sm90.config import Sm90Config, TwoKernelConfig
+from kernels.sm90.families import FusedSm90
+from tests.kernels.fake_cuda import FIRST, SECOND, FakeCuda
 
 PROBLEM = RouterProblem("small", hidden=64, experts=32, top_k=4)
 UNBIASED = RouterProblem("plain", hidden=64, experts=32, top_k=4, score=Score.SOFTMAX, bias=False)
@@ -140,3 +148,58 @@ def test_a_config_that_cannot_be_used_is_refused_before_it_is_compiled(
 ) -> None:
     monkeypatch.setattr("kernels.router._target", lambda device: "sm_90a")
     assert refusal(path=path, config=config) == message
+
+
+def test_threads_compile_one_after_the_other_and_each_config_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = RouterProblem("threads", hidden=64, experts=32, top_k=4)
+    configs = [Sm90Config(tile_m=tile_m, tile_n=32, stages=3, warpgroups=1) for tile_m in (8, 16)]
+    compiling = threading.Lock()
+    compiled, overlaps = [], []
+
+    def compile_slowly(self: FusedSm90, problem: RouterProblem, config: Sm90Config, target: str) -> object:
+        alone = compiling.acquire(blocking=False)
+        compiled.append(config)
+        overlaps.append(not alone)
+        time.sleep(0.05)
+        if alone:
+            compiling.release()
+        return object()
+
+    monkeypatch.setattr(FusedSm90, "compile", compile_slowly)
+    started = threading.Barrier(6)
+
+    def first_use(config: Sm90Config) -> Any:
+        started.wait()
+        return _compiled("fused_sm90", problem, config, "sm_90a")
+
+    with ThreadPoolExecutor(6) as threads:
+        launchers = list(threads.map(first_use, configs * 3))
+    assert overlaps == [False, False]
+    assert sorted(config.tile_m for config in compiled) == [8, 16]
+    assert len({id(launcher) for launcher in launchers}) == 2
+    assert [_compiled("fused_sm90", problem, config, "sm_90a") for config in configs] == launchers[:2]
+
+
+def test_a_stream_keeps_its_workspace_until_it_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch)
+    first = _workspace("any", 100, SECOND)
+    assert torch.equal(first, torch.zeros(100))
+    assert _workspace("any", 60, SECOND) is first
+    assert _workspace("other", 60, SECOND) is not first
+    assert _workspace("any", 60, FIRST) is not first
+    cuda.streams[SECOND] += 1
+    assert _workspace("any", 60, SECOND) is not first
+    cuda.streams[SECOND] -= 1
+    assert _workspace("any", 101, SECOND).numel() == 200
+
+
+def test_every_captured_launch_has_a_workspace_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch)
+    kept = _workspace("captured", 100, SECOND)
+    kept.fill_(1.0)
+    cuda.capturing = {SECOND}
+    captured = [_workspace("captured", 50, SECOND) for _ in range(2)]
+    assert len({workspace.data_ptr() for workspace in (kept, *captured)}) == 3
+    assert all(torch.equal(workspace, torch.zeros(50)) for workspace in captured)
+    cuda.capturing = {FIRST}
+    assert _workspace("captured", 50, SECOND) is kept, "another device is capturing"

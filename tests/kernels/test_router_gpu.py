@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +53,14 @@ def draw(problem: RouterProblem, m: int, seed: int) -> tuple[torch.Tensor, torch
     return a, b, bias if problem.bias else None
 
 
+def layer_of(b: torch.Tensor) -> Nvfp4Linear:
+    """A finalized layer of the weight [E, K]; nothing of it has been dequantized yet."""
+    layer = Nvfp4Linear(b.shape[1], b.shape[0], device=DEVICE)
+    with torch.no_grad():
+        layer.weight.copy_(b)
+    return layer.finalize_weights()
+
+
 @pytest.mark.parametrize("m", [1, 7, 64, 65, 129, 300])
 @pytest.mark.parametrize("path", ["fused", "two_kernel"])
 @pytest.mark.parametrize("preset", ["small", *PRESETS])
@@ -86,10 +96,7 @@ def test_split_k_routes_as_the_reference_does() -> None:
 def test_nvfp4_operands_are_dequantized_exactly(path: str, quantized_by: str) -> None:
     problem = PRESETS["deepseek-v4-flash"]
     a, b, bias = draw(problem, 160, seed=9)
-    layer = Nvfp4Linear(problem.hidden, problem.experts, device=DEVICE)
-    with torch.no_grad():
-        layer.weight.copy_(b)
-    layer.finalize_weights()
+    layer = layer_of(b)
     quantized = quantize_activation_nvfp4(a)
     weights, ids = run_nvfp4_fused_router(
         quantized if quantized_by == "caller" else a,
@@ -154,15 +161,39 @@ def test_a_row_of_nan_gets_valid_ids_and_nan_weights_and_leaves_its_neighbours_a
     assert torch.equal(weights[others], clean_weights[others])
 
 
-def test_the_wrapper_is_captured_by_a_cuda_graph() -> None:
+# Its clusters meet in global memory: arrivals are counted in the workspace.
+GRID_SPLIT = Sm90Config(tile_m=16, tile_n=32, expert_split=2, split_k=4, grid_split=6, warpgroups=1, stages=6)
+
+
+def outputs(m: int, problem: RouterProblem) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (m, problem.top_k)
+    return torch.empty(shape, device=DEVICE), torch.empty(shape, device=DEVICE, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("operands", ["bf16", "nvfp4", "nvfp4, quantized before", "nvfp4, never quantized"])
+def test_the_wrapper_is_captured_by_a_cuda_graph(operands: str) -> None:
     problem = PRESETS["deepseek-v4-pro"]
     a, b, bias = draw(problem, 33, seed=6)
-    out = (torch.empty(33, 6, device=DEVICE), torch.empty(33, 6, device=DEVICE, dtype=torch.int32))
-    config = Sm90Config(tile_m=16, tile_n=32, expert_split=2, split_k=4, grid_split=6, warpgroups=1, stages=6)
-    weights, ids = run_nvfp4_fused_router(a, b, problem, bias=bias, config=config)
+    activations = quantize_activation_nvfp4(a) if operands == "nvfp4, quantized before" else a
+    weight = b if operands == "bf16" else layer_of(b)
+    quantize = operands != "nvfp4, never quantized"
+
+    def route(out: tuple[torch.Tensor, torch.Tensor] | None) -> tuple[torch.Tensor, torch.Tensor]:
+        return run_nvfp4_fused_router(
+            activations,
+            weight,
+            problem,
+            bias=bias,
+            config=GRID_SPLIT,
+            quantize_activations=quantize,
+            out=out,
+        )
+
+    weights, ids = route(None)
+    out = outputs(33, problem)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        run_nvfp4_fused_router(a, b, problem, bias=bias, config=config, out=out)
+        route(out)
     for _ in range(3):
         out[1].fill_(-1)
         graph.replay()
@@ -170,8 +201,83 @@ def test_the_wrapper_is_captured_by_a_cuda_graph() -> None:
         assert torch.equal(out[0], weights)
 
 
-def test_no_tokens_give_empty_outputs() -> None:
+def test_a_layer_that_a_capture_uses_first_is_right_in_the_graph_and_outside() -> None:
     problem = PRESETS["deepseek-v4-pro"]
-    a, b, bias = draw(problem, 0, seed=7)
-    weights, ids = run_nvfp4_fused_router(a, b, problem, bias=bias)
+    a, b, bias = draw(problem, 33, seed=6)
+    weights, ids = run_nvfp4_fused_router(a, layer_of(b), problem, bias=bias)
+    layer, out = layer_of(b), outputs(33, problem)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run_nvfp4_fused_router(a, layer, problem, bias=bias, out=out)
+    outside = run_nvfp4_fused_router(a, layer, problem, bias=bias)
+    graph.replay()
+    for found in (outside, out):
+        assert torch.equal(found[1], ids)
+        assert torch.equal(found[0], weights)
+
+
+def test_graphs_of_one_stream_are_replayed_beside_each_other() -> None:
+    problem = PRESETS["deepseek-v4-pro"]
+    drawn = [draw(problem, 33, seed=seed) for seed in (11, 12)]
+    expected = [run_nvfp4_fused_router(a, b, problem, bias=bias, config=GRID_SPLIT) for a, b, bias in drawn]
+    outs = [outputs(33, problem) for _ in drawn]
+    streams = [torch.cuda.Stream() for _ in drawn]
+    graphs = [torch.cuda.CUDAGraph() for _ in drawn]
+    torch.cuda.synchronize()
+    with torch.cuda.stream(streams[0]):
+        run_nvfp4_fused_router(*drawn[0][:2], problem, bias=drawn[0][2], config=GRID_SPLIT)
+    for graph, (a, b, bias), out in zip(graphs, drawn, outs, strict=True):
+        with torch.cuda.graph(graph, stream=streams[0]):
+            for _ in range(50):
+                run_nvfp4_fused_router(a, b, problem, bias=bias, config=GRID_SPLIT, out=out)
+    for _ in range(20):
+        for graph, stream in zip(graphs, streams, strict=True):
+            with torch.cuda.stream(stream):
+                graph.replay()
+    torch.cuda.synchronize()
+    for (weights, ids), out in zip(expected, outs, strict=True):
+        assert torch.equal(out[1], ids)
+        assert torch.equal(out[0], weights)
+
+
+def test_a_stream_may_use_what_another_one_has_only_begun_to_fill() -> None:
+    problem = PRESETS["deepseek-v4-pro"]
+    a, b, bias = draw(problem, 33, seed=6)
+    weights, ids = run_nvfp4_fused_router(a, layer_of(b), problem, bias=bias)
+    layer, late, early = layer_of(b), torch.cuda.Stream(), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(late):
+        torch.cuda._sleep(200_000_000)  # cycles: a tenth of a second
+        run_nvfp4_fused_router(a, layer, problem, bias=bias)
+    with torch.cuda.stream(early):
+        found = run_nvfp4_fused_router(a, layer, problem, bias=bias)
+    torch.cuda.synchronize()
+    assert torch.equal(found[1], ids)
+    assert torch.equal(found[0], weights)
+
+
+def test_threads_may_be_the_first_to_use_a_config() -> None:
+    problem = replace(SMALL, name="threads")  # nothing has been compiled for it
+    a, b, bias = draw(problem, 65, seed=13)
+    configs = [CONFIGS[name] for name in list(CONFIGS)[:2]] * 2
+    torch.cuda.synchronize()
+
+    def first_use(config: Sm90Config | None) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            return run_nvfp4_fused_router(a, b, problem, bias=bias, config=config)
+
+    with ThreadPoolExecutor(len(configs)) as threads:
+        found = list(threads.map(first_use, configs))
+    torch.cuda.synchronize()
+    for weights, ids in found:
+        judge(weights, ids, a, b, bias, torch.ones(1, device=DEVICE), problem)
+
+
+@pytest.mark.parametrize("operands", ["bf16", "nvfp4", "nvfp4, quantized before"])
+def test_no_tokens_give_empty_outputs(operands: str) -> None:
+    problem = PRESETS["deepseek-v4-pro"]
+    a, b, bias = draw(problem, 3, seed=7)
+    none = quantize_activation_nvfp4(a).first_rows(0) if operands == "nvfp4, quantized before" else a[:0]
+    weight = b if operands == "bf16" else layer_of(b)
+    weights, ids = run_nvfp4_fused_router(none, weight, problem, bias=bias)
     assert weights.shape == ids.shape == (0, problem.top_k)
