@@ -53,8 +53,8 @@ def measure_pack(
             artifact = load_artifact(artifact_folder(folder, entry.key))
             # Fresh inputs for every artifact, the same ones when a pack is measured again.
             evaluation = executor.evaluate(artifact, replace(plan, seed=plan.seed + number))
-            # The compiler's versions come with the artifact: this host may have no compiler.
-            versions = artifact.manifest.toolchain | origin.versions
+            # The compiler's versions come with the artifact: this host may have none, or another one.
+            versions = origin.versions | artifact.manifest.toolchain
             record = assemble_record(
                 TrialIdentity.of_manifest(artifact.manifest, entry.role),
                 replace(facts, provenance=replace(origin, versions=versions)),

@@ -77,6 +77,9 @@ class StandinFamily(KernelFamily):
         return (Path(__file__),)
 
 
+TOOLCHAIN = {"stand-in-compiler": "1.0"}
+
+
 class StandinPool:
     """`harness.compile_pool.CompilePool` for stand-ins: artifacts appear at once, in a real cache."""
 
@@ -109,7 +112,7 @@ class StandinPool:
                 problem=asdict(problem),
                 config=asdict(config),
                 target=TARGET,
-                toolchain={},
+                toolchain=TOOLCHAIN,
                 digests={LAUNCHER: sha256(b"stand-in").hexdigest()},
             )
             return self.cache.publish(manifest, folder)

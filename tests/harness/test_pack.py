@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from harness import pack
+from harness import provenance as provenance_module
 from harness.executor import Executor, MeasurePlan
 from harness.pack import PackError, PackSummary, read_pack, write_pack
 from harness.pack_measure import measure_pack
 from harness.record import Outcome, RecordError, TrialRecord
 from harness.records import RecordWriter, read_records
-from tests.harness.standin import TARGET, StandinConfig, StandinPool, standin_executor
+from tests.harness.standin import TARGET, TOOLCHAIN, StandinConfig, StandinPool, standin_executor
 
 PLAN = MeasurePlan(m_values=(1, 16), samples=2, timeout_s=20.0)
 
@@ -72,6 +73,17 @@ def test_a_pack_is_measured_where_it_arrives(tmp_path: Path) -> None:
     assert good.check.cases[0].seed != baseline.check.cases[0].seed, "fresh inputs for every artifact"
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert measure_pack(arrived, out, forbidden) == 0
+
+
+def test_a_record_names_the_compiler_of_its_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one that the measuring host happens to have."""
+    folder, out = packed(tmp_path, ("none",)).folder, tmp_path / "records.jsonl"
+    host = {"torch": "2", **dict.fromkeys(TOOLCHAIN, "another")}
+    monkeypatch.setattr(provenance_module, "versions", lambda: host)
+    measure_pack(folder, out, lambda target: standin_executor())
+    for record in read_records(out):
+        assert record.provenance is not None
+        assert record.provenance.versions == {"torch": "2"} | TOOLCHAIN
 
 
 def test_measuring_goes_on_after_a_torn_line(tmp_path: Path) -> None:
