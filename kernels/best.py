@@ -7,8 +7,10 @@ Tables are looked for in three places, the first fitting one wins:
     kernels/tables/*.json             what the project ships
 
 Measured tables come before those that the simulator modelled, among those that the environment names and
-among all others; a choice from a modelled one costs a warning. Files are read once in a process, and what was
-chosen is kept: the wrapper asks before every launch.
+among all others; a choice from a modelled one costs a warning. A table fits where it is of the problem, the
+family and the target, M is not far from what it was tuned at (`DispatchTable.serves`), and its config there
+is legal and can serve that M. Files are read once in a process, and what was chosen is kept: the wrapper asks
+before every launch.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def best_known_config(kernels: KernelFamily, problem: RouterProblem, target: str
 @lru_cache(maxsize=4096)  # judging one config anew takes 0.1 ms, ten times a small launch
 def _chosen(kernels: KernelFamily, problem: RouterProblem, target: str, m: int, place: str | None) -> Any:
     for table in (*_measured_first(_named_tables(place)), *_measured_first(_found_tables())):
-        if table.family == kernels.name and table.matches(problem, target):
+        if table.family == kernels.name and table.matches(problem, target) and table.serves(m):
             config = _usable_config(table, kernels, problem, m)
             if config is not None:
                 if table.source == "modelled":
@@ -54,12 +56,16 @@ def _measured_first(tables: tuple[DispatchTable, ...]) -> list[DispatchTable]:
 
 
 def _usable_config(table: DispatchTable, kernels: KernelFamily, problem: RouterProblem, m: int) -> Any:
-    """The table's config at `m`; None when it is not legal, or of a version with other parameters."""
+    """The table's config at `m`; None when it is not legal, of a version with other parameters, or cannot
+    serve so many tokens."""
     try:
         config = kernels.config(table.best_for(m).config)
+        if kernels.illegal_reason(problem, config, table.target) is not None:
+            return None
+        kernels.workspace_elements(problem, config, m)
     except ValueError:
         return None
-    return config if kernels.illegal_reason(problem, config, table.target) is None else None
+    return config
 
 
 @lru_cache(maxsize=8)

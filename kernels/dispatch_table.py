@@ -25,9 +25,17 @@ from kernels.problem import RouterProblem
 
 DISPATCH_TABLE_SCHEMA = "routertune.best/1"
 
+# How far outside its tuned M a table serves. On an H200 (measured, 2026-11-28, deepseek-v4-pro) the best
+# config at one M took 1.2 to 1.5 times as long as the best at twice or half as many tokens, 1.3 to 2.6 times
+# at a factor of 4 and 32 times at 1024, while the untuned defaults took at most 1.13 times as long.
+REACH = 2
+# With so many tokens all multiprocessors have tiles of their own, and time grows as M does: what is best
+# there serves any larger M.
+CROWDED_M = 16384
+
 
 class DispatchTableError(ValueError):
-    """A dispatch table that cannot be read; the message is one line for a person."""
+    """A dispatch table that cannot be read, or must not be replaced; the message is one line for a person."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +75,11 @@ class TableEntry:
 class TableProvenance:
     """Where a table comes from: the sweep that measured it, not the export."""
 
-    date: str  # of the newest trial behind it; ISO 8601, UTC
+    date: str  # when the newest of the runs that measured the winners began; ISO 8601, UTC
     commit: str  # of the project, "-dirty" appended when the tree differed; "" when unknown
     command: str
     versions: dict[str, str]
-    study: str
+    study: str  # or those that an installed table was joined from, as commit and command are
     trials: int  # trials of the study, whatever became of them
 
 
@@ -101,6 +109,12 @@ class DispatchTable:
     def matches(self, problem: RouterProblem, target: str) -> bool:
         """Whether the table was tuned for what `problem` computes, on `target`; names do not matter."""
         return target == self.target and replace(problem, name=self.problem.name) == self.problem
+
+    def serves(self, m: int) -> bool:
+        """Whether `m` tokens are near enough to what was tuned: between the tuned M, `REACH` times outside of
+        them, and above them without a limit where they go up to `CROWDED_M`."""
+        low, high = self.entries[0].m, self.entries[-1].m
+        return low <= REACH * m and (m <= REACH * high or high >= CROWDED_M)
 
     def best_for(self, m: int) -> TableEntry:
         """The entry to use at `m` tokens: the tuned M nearest in log2, the smaller where two are as near.

@@ -93,7 +93,7 @@ def choose(study: Study, m: int) -> Choice | None:
         _as_fast_as_the_fastest(pool_of, objective, exact), key=lambda each: tie_key(each.record)
     )
     best = finalists[0]
-    baseline = _baseline(study, m, again if confirmed else {}, objective)
+    baseline = _baseline(study, m, again, confirmed)
     return Choice(
         m=m,
         objective=objective,
@@ -144,10 +144,15 @@ def _as_fast_as_the_fastest(
     ]
 
 
-def _baseline(
-    study: Study, m: int, again: dict[ConfigKey, Contender], objective: Objective
-) -> Contender | None:
-    """The best baseline config at `m`; measured again beside the finalists where it was."""
-    baselines = _contenders(study.baselines, m, set())
-    contenders = [again.get(key, swept) for key, swept in baselines.items()]
-    return min(contenders, key=lambda each: each.time(objective).median_us, default=None)
+def _baseline(study: Study, m: int, again: dict[ConfigKey, Contender], confirmed: bool) -> Contender | None:
+    """The best baseline config at `m`; measured again beside the finalists where confirmations decided.
+
+    Only candidates and baselines are confirmed, so a confirmed config that is no candidate is a baseline: a
+    sweep that was stopped, or out of time, may have measured it then for the first time.
+    """
+    swept = _contenders(study.baselines, m, set())
+    candidates = {config_key(record) for record in study.candidates}
+    late = {key: each for key, each in again.items() if key not in candidates}
+    both = {**late, **swept}
+    contenders = [again.get(key, each) if confirmed else each for key, each in both.items()]
+    return min(contenders, key=lambda each: each.time(study.info.objective).median_us, default=None)

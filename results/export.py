@@ -21,11 +21,16 @@ def export_best(study: Study, path: Path) -> DispatchTable:
     several sources or devices, when nothing in it may be chosen, or when `path` cannot be written.
     """
     table = best_table(study)
+    write_best(table, path)
+    return table
+
+
+def write_best(table: DispatchTable, path: Path) -> None:
+    """Write `table` to `path`, atomically. Raises `ResultsError` when it cannot be written."""
     try:
         save_table(table, path)
     except OSError as error:
         raise ResultsError(f"cannot write {path}: {error.strerror}") from None
-    return table
 
 
 def best_table(study: Study) -> DispatchTable:
@@ -66,7 +71,7 @@ def _entry(choice: Choice) -> TableEntry:
 
 
 def _provenance(study: Study, winners: Sequence[TrialRecord]) -> TableProvenance:
-    """Of the winners: the newest date, its versions, and every commit that any of them was built from."""
+    """Of the winners: the date of the newest run, its versions, and every commit that any was built from."""
     known = [record.provenance for record in winners if record.provenance]
     newest = max(known, key=lambda each: each.date, default=Provenance(date=study.info.created, commit=""))
     return TableProvenance(

@@ -277,21 +277,30 @@ def report(output: Path | None, **named: Any) -> None:
 @click.option("--output", type=click.Path(path_type=Path), help="A file.  [default: runs/best/...]")
 @click.option("--install", is_flag=True, help="Put it where the public wrapper finds it, too.")
 def export(output: Path | None, install: bool, **named: Any) -> None:
-    """The best config at each M as JSON, with where it comes from."""
-    from results.export import export_best
+    """The best config at each M as JSON, with where it comes from.
+
+    Installed, it replaces a table for the same problem, kernel family, target and source from the smallest to
+    the largest M of the sweep; entries for fewer and for more tokens stay.
+    """
+    from results.export import best_table, write_best
     from sweeps.places import RUNS, best_file, install_best
 
-    loaded = _loaded(_found(**named))
-    name = best_file(loaded.info.problem["name"], loaded.info.target, loaded.info.source)
-    path = output or RUNS / "best" / name
-    table = export_best(loaded, path)
+    table = best_table(_loaded(_found(**named)))
+    path = output or RUNS / "best" / best_file(table)
+    write_best(table, path)
     click.echo(f"{path}: {len(table.entries)} values of M, {table.source} on {table.device}")
     if install:
-        click.echo(f"installed as {install_best(table, name)}")
+        installed = install_best(table)
+        kept = ", ".join(str(m) for m in installed.kept)
+        beside = f", beside the entries for M = {kept} that were there" if kept else ""
+        click.echo(f"installed as {installed.path}{beside}")
 
 
 @main.command(epilog=examples("routertune pack --spec quick --output quick-pack"))
 @sweep_options
+@click.option(
+    "--study", metavar="NAME", help="The study of what is compiled.  [default: SPEC-TARGET-compiled]"
+)
 @click.option("--trials", type=int, help="How many configs.")
 @compile_options
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="A new folder.")
@@ -299,6 +308,7 @@ def pack(
     spec_name: str | None,
     problem: str | None,
     target: str | None,
+    study: str | None,
     trials: int | None,
     workers: int | None,
     cache: str | None,
@@ -311,7 +321,7 @@ def pack(
     from sweeps.transfer import pack_sweep
 
     spec = _spec(spec_name, problem, target, trials=trials)
-    packed = pack_sweep(spec, output, workers=workers, cache=cache)
+    packed = pack_sweep(spec, output, study=study, workers=workers, cache=cache)
     click.echo(f"{packed.folder}: {packed.artifacts} artifacts, {packed.size_bytes / 2**20:.1f} MiB")
     click.echo(f"on the GPU host: python3 {packed.folder.name}/measure.py --out records.jsonl")
 

@@ -36,7 +36,7 @@ from sweeps.measuring import MeasuringThreads
 from sweeps.objective import told_value
 from sweeps.progress import Progress
 from sweeps.sampler import SnappingSampler
-from sweeps.space import Space
+from sweeps.space import Space, config_id
 from sweeps.spec import SweepSpec
 from sweeps.stop import POLL_S, StopRequest
 
@@ -105,8 +105,9 @@ class Driver:
             if self._workshop.facts.source is Source.MODELLED:
                 # The simulator takes many seconds for each: the first results are those of good candidates.
                 self._ask_ahead()
-            if not any(record.role == "baseline" for record in known):
-                for family, params in self._baselines:
+            recorded = {(each.family, config_id(each.config)) for each in known if each.role == "baseline"}
+            for family, params in self._baselines:
+                if (family.name, config_id(params)) not in recorded:
                     self._start(Job(family, params, "baseline", seed=0))
             ending = self._search()
         if self._told:

@@ -15,6 +15,7 @@ from kernels.best import best_known_config
 from kernels.families import family
 from kernels.family import KernelFamily
 from sweeps import store
+from sweeps.comparable import require_comparable
 from sweeps.driver import Driver, Ending
 from sweeps.job import Workshop
 from sweeps.objective import lesson
@@ -80,7 +81,10 @@ def drive(
     cache: str | None,
     check_depth: CheckDepth | None = None,
 ) -> Ending:
-    """Run the sweep in the study at `place`; everything that can be refused is, before any compile."""
+    """Run the sweep in the study at `place`; everything that can be refused is, before any compile.
+
+    Raises `StudyError` when the study is about something else, or its trials would not compare with new ones.
+    """
     kernels = space.family
     modelled = executor is not None and executor.source is Source.MODELLED
     baselines = baseline_configs(spec)
@@ -105,6 +109,7 @@ def drive(
         runs = (executor.name, executor.source) if executor else ("none", Source.NONE)
         info = study_info(spec, place, *runs, space, created=origin.date, command=origin.command)
         study = store.open_study(storage, info, sampler, space.distributions())
+        require_comparable(study, executor, spec.target)
         print(f"{info.name}: {len(space)} legal of {space.size} configs of {space.family.name}")
         workshop = Workshop(
             problem=spec.problem,

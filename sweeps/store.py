@@ -1,7 +1,8 @@
 """The store: one Optuna study holds everything about a sweep's trials.
 
-A study's user attribute `study` is a `StudyInfo`; each trial's user attribute `record` is the JSON text of
-its `TrialRecord`. Optuna's states mean:
+A study's user attribute `study` is a `StudyInfo`, and `model` what its modelled times stand on (see
+`sweeps.comparable`); each trial's user attribute `record` is the JSON text of its `TrialRecord`. Optuna's
+states mean:
 
     COMPLETE  a candidate with a told value: its objective, or the penalty of a failure
     FAIL      nothing a sampler could learn from. With a record: a baseline, a confirmation, or a candidate

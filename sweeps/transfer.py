@@ -19,6 +19,7 @@ from harness.record import Outcome, Source, TrialRecord
 from harness.records import read_records
 from kernels.families import family
 from sweeps import store
+from sweeps.comparable import count_by_kernels
 from sweeps.errors import StudyError
 from sweeps.objective import told_value
 from sweeps.places import Place, place_for
@@ -28,15 +29,18 @@ from sweeps.space import Space
 from sweeps.spec import SweepSpec
 
 
-def pack_sweep(spec: SweepSpec, out: Path, *, workers: int | None, cache: str | None) -> PackSummary:
+def pack_sweep(
+    spec: SweepSpec, out: Path, *, study: str | None = None, workers: int | None, cache: str | None
+) -> PackSummary:
     """Compile the sweep's configs as a sweep without a GPU does, and pack them into the new folder `out`.
 
-    Raises `PackError` when `out` exists, nothing compiled, or the sweep was stopped.
+    Raises `PackError` when `out` exists, nothing compiled, or the sweep was stopped, and `StudyError` when
+    what is in the study of compiled configs is of something else.
     """
     if out.exists():
         raise PackError(f"{out} exists: name a new folder")
     space = Space(family(spec.family), spec.problem, spec.target, spec.parameters)
-    place = place_for(spec, None, None, source=Source.NONE)
+    place = place_for(spec, None, study, source=Source.NONE)
     drive(spec, space, place, None, workers=workers, cache=cache)
     records = store.records(store.read_study(store.open_storage(place.storage), place.study))
     artifacts: dict[str, list[Artifact]] = {"candidate": [], "baseline": []}
@@ -78,7 +82,8 @@ def collect_records(path: Path, spec: SweepSpec, storage: str | None, study: str
     """Add the records in `path` to the study of a sweep on a GPU, those that it does not have.
 
     A record is known by its artifact, role and device. Raises `RecordError` for a file that cannot be read
-    and `StudyError`, having added nothing, when the records are not of this sweep or of several devices.
+    and `StudyError`, having added nothing, when the records are not of this sweep, of several devices, or
+    some of them of the present kernels and others not. This machine need not have the device.
     """
     records = read_records(path)
     space = Space(family(spec.family), spec.problem, spec.target, spec.parameters)
@@ -96,6 +101,7 @@ def collect_records(path: Path, spec: SweepSpec, storage: str | None, study: str
         found = store.open_study(opened, info, sampler, distributions)
         existing = store.records(found)
         _require_one_device([*existing, *records])
+        _require_one_state_of_the_kernels([*existing, *records])
         known = {_identity(record) for record in existing}
         added = [record for record in records if _identity(record) not in known]
         for record in added:
@@ -137,3 +143,12 @@ def _require_one_device(records: list[TrialRecord]) -> None:
     names = sorted({record.device.name for record in records if record.device})
     if len(names) > 1:
         raise StudyError(f"records of {' and '.join(names)} do not compare: keep them apart with --study")
+
+
+def _require_one_state_of_the_kernels(records: list[TrialRecord]) -> None:
+    present, others = count_by_kernels(records)
+    if present and others:
+        raise StudyError(
+            f"{present} records of kernels with the present sources and {others} of others do not compare: "
+            "keep them apart with --study"
+        )

@@ -191,7 +191,7 @@ def test_a_config_that_is_not_legal_here_is_passed_over(
 
 def test_the_nearest_tuned_m_is_used(folders: dict[str, Path]) -> None:
     save(folders["user"], (1, NAMED), (64, USERS), (1024, SHIPPED))
-    assert [chosen(m) for m in (1, 8, 9, 64, 256, 257, 1 << 20)] == [
+    assert [chosen(m) for m in (1, 8, 9, 64, 256, 257, 2048)] == [
         *(NAMED, NAMED),
         *(USERS, USERS, USERS),
         *(SHIPPED, SHIPPED),

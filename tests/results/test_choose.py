@@ -119,6 +119,24 @@ def test_confirmed_winners_meet_the_baseline_of_the_same_rounds(synthetic: Any) 
     assert choice.speedup == pytest.approx(1.2, rel=0.02)
 
 
+def test_a_baseline_that_was_only_confirmed_is_compared_too(synthetic: Any) -> None:
+    """A sweep that was stopped among its baselines measures the others when it confirms."""
+    best, slow = at(synthetic, 10.0, stages=3), synthetic.baseline()
+    slow = replace(slow, measurements=at(synthetic, 20.0, stages=9).measurements)
+    late = at(synthetic, 12.0, stages=6, family=slow.family, role="confirmation")
+    again = replace(best, role="confirmation")
+    for records in ((slow, best, again, late), (slow, best, late), (best, again, late)):
+        choice = choose(study_of(synthetic, *records), M)
+        assert choice.baseline.record is late
+        assert choice.speedup == pytest.approx(1.2, rel=0.02)
+
+
+def test_a_finalist_is_no_baseline(synthetic: Any) -> None:
+    records = at(synthetic, 10.0, stages=3), at(synthetic, 11.0, stages=4)
+    again = [replace(record, role="confirmation") for record in records]
+    assert choose(study_of(synthetic, *records, *again), M).baseline is None
+
+
 def test_the_objective_decides_which_time_counts(synthetic: Any) -> None:
     rng = random.Random(0)
     a, b = at(synthetic, 10.0, stages=3), at(synthetic, 12.0, stages=4)

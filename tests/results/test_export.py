@@ -33,6 +33,24 @@ def test_an_export_loads_equal_and_holds_the_choices(synthetic: Any, tmp_path: P
     assert table.device == "NVIDIA H100 80GB HBM3"
 
 
+def test_the_date_is_that_of_the_newest_run_behind_a_winner(synthetic: Any, tmp_path: Path) -> None:
+    study = synthetic.study(10, failing=0.0)
+    winners = {choice.best.record.artifact_key for choice in choose_all(study)}
+
+    def dated(record: Any, date: str) -> Any:
+        return replace(record, provenance=replace(record.provenance, date=date))
+
+    newest = max(winners)
+    dates = {
+        key: "2026-03-01T00:00:00+00:00" if key == newest else "2026-02-01T00:00:00+00:00" for key in winners
+    }
+    records = tuple(
+        dated(each, dates.get(each.artifact_key, "2026-04-01T00:00:00+00:00")) for each in study.records
+    )
+    table = export_best(replace(study, records=records), tmp_path / "best.json")
+    assert table.provenance.date == "2026-03-01T00:00:00+00:00"
+
+
 def test_modelled_times_are_exported_as_modelled(synthetic: Any, tmp_path: Path) -> None:
     study = synthetic.study(10)
     records = tuple(replace(record, source=Source.MODELLED) for record in study.records)

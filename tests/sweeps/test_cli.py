@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from kernels.dispatch_table import load_table
+from kernels.dispatch_table import load_table, save_table
 from sweeps.cli import main
 from tests.sweeps.toy_driver import Sweep
 from tests.sweeps.toys import M_VALUES, ToyExecutor, toy_record
@@ -149,15 +151,30 @@ def test_the_chain_from_a_store_to_an_installed_table() -> None:
 
     export = run("export", "--install", "--storage", "runs/toy.db", "--study", "toy")
     assert export.exit_code == 0, export.output
-    table = load_table(Path("installed/toy-sm_90a.json"))
-    assert table == load_table(Path("runs/best/toy-sm_90a.json"))
+    (installed,) = Path("installed").iterdir()
+    assert re.fullmatch(r"toy-[0-9a-f]{8}-toy-sm_90a\.json", installed.name)
+    table = load_table(installed)
+    assert table == load_table(Path("runs/best") / installed.name)
     assert [entry.m for entry in table.entries] == list(M_VALUES)
     assert table.entries[0].config == {"tile": 32, "stages": 2, "mode": "split", "early": True}
 
 
-def test_results_that_must_not_be_mixed_are_refused() -> None:
-    from dataclasses import replace
+def test_a_table_of_another_use_in_the_named_file_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("runs").mkdir()
+    Sweep(Path("runs/toy.db"), executor=ToyExecutor()).run()
+    assert run("export").exit_code == 0
+    (exported,) = Path("runs/best").iterdir()
+    two_kernel = replace(load_table(exported), family="toy_baseline")
+    save_table(two_kernel, Path("mine.json"))
+    monkeypatch.setenv("ROUTERTUNE_BEST", "mine.json")
+    refused = run("export", "--install")
+    assert refused.exit_code == 7
+    assert "error: mine.json: is of toy_baseline for toy on sm_90a, measured: name another" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert load_table(Path("mine.json")) == two_kernel
 
+
+def test_results_that_must_not_be_mixed_are_refused() -> None:
     from harness.record import DeviceFacts
     from sweeps import store
 
@@ -220,7 +237,8 @@ def test_without_a_gpu_a_sweep_runs_on_the_simulator_and_its_times_stay_apart(he
     exported = load_table(here / "runs/simulated-sm_90a-modelled/best.json")
     assert (exported.source, [entry.m for entry in exported.entries]) == ("modelled", [1, 64])
     assert run("export", "--install", "--spec", "simulated.toml").exit_code == 0
-    assert (here / "installed/custom-sm_90a-modelled.json").is_file(), "no measured table is replaced"
+    (installed,) = (here / "installed").iterdir()
+    assert installed.name.endswith("-fused_sm90-sm_90a-modelled.json"), "no measured table is replaced"
     assert "custom on sm_90a, modelled" in run("status", "--spec", "simulated.toml").output
     # What a GPU measured is in a study of its own, and cannot be added to this one.
     measured = ("--study", "simulated-sm_90a-modelled", "--executor", "none")

@@ -141,6 +141,27 @@ def test_baseline_and_confirmations_are_recorded_beside_the_candidates(path: Pat
     assert len({plan.seed for plan in executor.plans[:-4]}) == len(ALL)
 
 
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+def test_baselines_that_a_stopped_sweep_had_not_measured_are_measured_by_the_next(
+    path: Path, stop_at: int
+) -> None:
+    stop = StopRequest()
+    measured: list[str] = []
+
+    def stop_in_the_baselines(params: dict[str, ParamValue]) -> None:
+        measured.append(config_id(params))
+        if len(measured) == stop_at:
+            stop.ask()
+
+    baselines = [BASELINE, ALL[7], ALL[11]]
+    sweep = Sweep(path, executor=ToyExecutor(before=stop_in_the_baselines), stop=stop, baselines=baselines)
+    assert sweep.run() is Ending.STOPPED
+    assert len(sweep.records("baseline")) == stop_at
+    again = Sweep(path, executor=ToyExecutor(), baselines=baselines)
+    again.run()
+    assert [record.config for record in again.records("baseline")] == baselines
+
+
 def test_confirmations_are_not_repeated(path: Path) -> None:
     Sweep(path, executor=ToyExecutor()).run()
     again = Sweep(path, executor=(executor := ToyExecutor()))

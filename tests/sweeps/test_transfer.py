@@ -9,17 +9,20 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness.cache import artifact_key
 from harness.pack import PackError
 from harness.record import DeviceFacts, Outcome, RecordError, TrialRecord
 from harness.records import RecordWriter
+from harness.toolchain import compiler_versions
 from results.load import load_study
 from sweeps import store
 from sweeps.errors import StudyError
 from sweeps.objective import PENALTY
+from sweeps.places import Place
 from sweeps.space import config_id
 from sweeps.transfer import collect_records, pack_sweep
 from tests.sweeps.toy_driver import ALL, SPEC, Sweep
-from tests.sweeps.toys import ToyBaseline, ToyExecutor, ToyFamily, toy_record
+from tests.sweeps.toys import PROBLEM, TARGET, ToyBaseline, ToyExecutor, ToyFamily, toy_record
 
 GPU = DeviceFacts("Toy", uuid="GPU-1")
 
@@ -100,6 +103,31 @@ def test_records_of_another_device_are_refused_and_nothing_is_added() -> None:
     with pytest.raises(StudyError, match="records of Other and Toy do not compare"):
         collect(measured(1), measured(2, device=DeviceFacts("Other")))
     assert len(load_study("runs/toy.db", "toy").records) == 1
+
+
+def test_records_of_the_present_kernels_and_of_others_are_kept_apart() -> None:
+    collect(measured(0))
+    present = measured(1)
+    config = ToyFamily().config(present.config)
+    present = replace(
+        present, artifact_key=artifact_key(ToyFamily(), PROBLEM, config, TARGET, compiler_versions())
+    )
+    with pytest.raises(StudyError, match="1 records of kernels with the present sources and 1 of others"):
+        collect(present)
+    assert len(load_study("runs/toy.db", "toy").records) == 1
+
+
+def test_what_is_compiled_for_a_pack_can_have_another_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[Any] = []
+
+    def drive(spec: Any, space: Any, place: Any, *_: Any, **__: Any) -> None:
+        places.append(place)
+        raise StudyError("enough")
+
+    monkeypatch.setattr("sweeps.transfer.drive", drive)
+    with pytest.raises(StudyError, match="enough"):
+        pack_sweep(SPEC, Path("there"), study="other", workers=1, cache=None)
+    assert places == [Place("runs/other.db", "other")]
 
 
 def test_a_file_that_is_no_records_is_refused_with_its_line() -> None:

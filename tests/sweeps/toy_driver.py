@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -45,6 +46,7 @@ class Sweep:
         executor: Executor | None = None,
         spec: SweepSpec = SPEC,
         stop: StopRequest | None = None,
+        baselines: Sequence[dict[str, ParamValue]] = (BASELINE,),
     ) -> None:
         self.pool = pool or ToyPool()
         info = store.StudyInfo(
@@ -69,7 +71,7 @@ class Sweep:
             self.study,
             sampler,
             Workshop(PROBLEM, TARGET, self.pool, executor, plan, facts),
-            baselines=[(ToyBaseline(), BASELINE)],
+            baselines=[(ToyBaseline(), params) for params in baselines],
             stop=stop or StopRequest(),
         )
 
