@@ -14,7 +14,7 @@ from harness.device import DeviceMonitor
 from harness.executor import MeasurePlan
 from harness.graph_timer import time_launches
 from harness.launcher import load_launcher
-from harness.operands import InputCache, Outputs
+from harness.operands import InputCache, Inputs, Outputs, RawInputs
 from harness.record import Conditions, DeviceFacts, Measurement, Rates, Timing
 from harness.runner import Candidate, Runner, WrongResultError
 from harness.timing import (
@@ -78,20 +78,14 @@ class CudaRunner(Runner):
     def measure(self, candidate: Candidate, m: int, plan: MeasurePlan, rates: Rates) -> Measurement:
         problem, operand_format = candidate.problem, candidate.operand_format
         count = cold_sets(problem, m, self._properties.L2_cache_size, operand_format)
-        sets = self._inputs.sets(problem, m, count, operand_format)
         outputs = Outputs.poisoned(problem, m, candidate.workspace_elements(m), DEVICE)
-        launches = [
-            partial(
-                candidate.launch,
-                *inputs.operands,
-                inputs.bias,
-                inputs.alpha,
-                outputs.workspace,
-                outputs.weights,
-                outputs.ids,
-            )
-            for inputs in sets
-        ]
+        launches: list[Callable[[], object]]
+        if plan.quantize:
+            raw_sets = self._inputs.raw_sets(problem, m, count, operand_format)
+            launches = [partial(quantize_and_launch, candidate, raw, outputs) for raw in raw_sets]
+        else:
+            sets = self._inputs.sets(problem, m, count, operand_format)
+            launches = [partial(launch_on, candidate, inputs, outputs) for inputs in sets]
 
         def attempt(repeats: int) -> Attempt:
             if repeats:
@@ -115,12 +109,24 @@ class CudaRunner(Runner):
             conditions=last.conditions,
             repeats=repeats,
             steady=steady,
+            quantized=plan.quantize,
         )
 
     def _time(self, launches: Sequence[Callable[[], object]], samples: int) -> tuple[Timing, Conditions]:
         conditions: list[Conditions] = []
         times = time_launches(launches, samples, during=lambda: conditions.append(self._monitor.conditions()))
         return summarize(times), conditions[0]
+
+
+def launch_on(candidate: Candidate, inputs: Inputs, outputs: Outputs) -> None:
+    """One launch, as its candidate takes it."""
+    results = outputs.workspace, outputs.weights, outputs.ids
+    candidate.launch(*inputs.operands, inputs.bias, inputs.alpha, *results)
+
+
+def quantize_and_launch(candidate: Candidate, raw: RawInputs, outputs: Outputs) -> None:
+    """What a call of the public wrapper with raw activations puts on the stream."""
+    launch_on(candidate, raw.quantized(candidate.problem, candidate.operand_format), outputs)
 
 
 def _median_us(launch: Callable[[], object]) -> float:

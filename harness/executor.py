@@ -42,6 +42,7 @@ class MeasurePlan:
     max_repeats: int = 2  # of an unsteady or throttled measurement
     max_relative_spread: float = 0.05  # above which a measurement is unsteady
     check_depth: CheckDepth | None = None  # None: what the executor has time for
+    quantize: bool = False  # time raw activations, whose quantization is in the timed region then
 
 
 @dataclass(frozen=True)

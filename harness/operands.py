@@ -9,9 +9,11 @@ import torch
 
 from harness.timing import input_bytes
 from kernels.family import OperandFormat
+from kernels.linear import Nvfp4Linear
 from kernels.nvfp4 import gemm_alpha, quantize_activation_nvfp4
 from kernels.nvfp4_layout import BLOCK, swizzled_shape
 from kernels.problem import RouterProblem
+from kernels.router_operands import bf16_operands, nvfp4_operands
 
 BIAS_SCALE = 0.1
 
@@ -90,13 +92,42 @@ def unread_inputs(problem: RouterProblem, m: int, operand_format: OperandFormat)
     return Inputs(tuple(operands), bias, alpha)
 
 
+@dataclass(frozen=True)
+class RawInputs:
+    """What a caller of the public wrapper has: activations bf16 [M, K], the layer, and the bias [E] fp32."""
+
+    activations: torch.Tensor
+    layer: Nvfp4Linear
+    bias: torch.Tensor
+
+    def quantized(self, problem: RouterProblem, operand_format: OperandFormat) -> Inputs:
+        """The activations quantized, by the wrapper's own code: what precedes a launch in every call."""
+        take = nvfp4_operands if operand_format is OperandFormat.NVFP4 else bf16_operands
+        operands, alpha = take(self.activations, self.layer, problem, True)
+        return Inputs(operands, self.bias, alpha)
+
+
+def raw_inputs(problem: RouterProblem, m: int, device: str, generator: torch.Generator) -> RawInputs:
+    """As `random_inputs`, before anything is quantized but the layer's weight."""
+    drawn = random_inputs(problem, m, device, generator)
+    a, b = drawn.operands
+    layer = Nvfp4Linear(problem.hidden, problem.experts, device=device)
+    with torch.no_grad():
+        layer.weight.copy_(b)
+    return RawInputs(a, layer.finalize_weights(), drawn.bias)
+
+
+Key = tuple[RouterProblem, int, OperandFormat]
+
+
 class InputCache:
     """Sets of inputs by problem, M and format, drawn once for all trials; least recent first out."""
 
     def __init__(self, device: str, max_bytes: int) -> None:
         self._device = device
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[tuple[RouterProblem, int, OperandFormat], list[Inputs]] = OrderedDict()
+        self._kept: OrderedDict[Key, list[Inputs]] = OrderedDict()
+        self._raw: tuple[Key, list[RawInputs]] | None = None
 
     def sets(
         self,
@@ -116,6 +147,17 @@ class InputCache:
         while len(self._kept) > 1 and self._bytes() > self._max_bytes:
             self._kept.popitem(last=False)
         return self._kept[key][:count]
+
+    def raw_sets(
+        self, problem: RouterProblem, m: int, count: int, operand_format: OperandFormat
+    ) -> list[RawInputs]:
+        """As `sets`, not quantized. Only the last are kept: each has a layer of its own."""
+        key = (problem, m, operand_format)
+        if self._raw is None or self._raw[0] != key or len(self._raw[1]) < count:
+            generator = torch.Generator(self._device).manual_seed(m)
+            self._raw = None  # both would not fit
+            self._raw = key, [raw_inputs(problem, m, self._device, generator) for _ in range(count)]
+        return self._raw[1][:count]
 
     def _bytes(self) -> int:
         return sum(len(sets) * input_bytes(*key) for key, sets in self._kept.items())

@@ -108,6 +108,7 @@ class Measurement:
     conditions: Conditions = field(default_factory=Conditions)
     repeats: int = 0  # how often it was measured again because it was unsteady or throttled
     steady: bool = True
+    quantized: bool = False  # whether the times include the quantization of the activations
 
 
 @dataclass(frozen=True)

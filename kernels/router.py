@@ -65,7 +65,8 @@ def run_nvfp4_fused_router(
         problem: what to compute, or a preset's name.
         bias: the selection bias [E] fp32; required exactly when the problem has one.
         path: "fused", or "two_kernel" for the GEMM and gate kernel it replaces.
-        quantize_activations: whether raw activations are quantized to NVFP4 when the weight is NVFP4.
+        quantize_activations: whether raw activations are quantized to NVFP4 when the weight is NVFP4. That is
+            outside of the kernel, and of every published time that does not say so.
         config: a config of the chosen kernel family; None chooses the best known one.
         out: where to write (weights, ids); None allocates.
 

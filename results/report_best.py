@@ -9,7 +9,7 @@ from results.choose import Choice
 from results.frames import trials_frame
 from results.markdown import bullets, images, number, table
 from results.stats import Verdict, median_interval
-from results.study import ConfigKey, Study, config_key
+from results.study import ConfigKey, Study, config_key, timed_group
 from results.style import is_modelled
 
 HEADER = (
@@ -23,12 +23,12 @@ VERDICT_WORDS = {
 }
 MODELLED_HEADER = tuple(f"modelled {name}" if name.endswith(" µs") else name for name in HEADER)
 MEASURED_TIMES = (
-    "Median times per launch, the quantization of activations not included; rates and shares are of the "
+    "Median times per launch, the quantization of activations {quantization}; rates and shares are of the "
     "{objective} time, and the interval is that of its median. The floor is what the device's own copy and "
     "matrix rates, measured in the same run, allow."
 )
 MODELLED_TIMES = (
-    "Modelled times per launch, the quantization of activations not included: one number each, without "
+    "Modelled times per launch, the quantization of activations {quantization}: one number each, without "
     "samples or noise, so the interval has no width; rates and shares are of the {objective} time. The floor "
     "is what the bandwidth and matrix rate in the simulator's table of the target allow."
 )
@@ -42,11 +42,14 @@ def best(study: Study, choices: Sequence[Choice], plots_in: Path) -> str:
     names: dict[ConfigKey, str] = {}
     for choice in choices:
         names.setdefault(config_key(choice.best.record), f"C{len(names) + 1}")
-    modelled = is_modelled(study)
+    modelled, group = is_modelled(study), timed_group(study.records)
     return "\n\n".join(
         [
             f"## The best config at each M{', modelled' * modelled}",
-            (MODELLED_TIMES if modelled else MEASURED_TIMES).format(objective=study.info.objective),
+            (MODELLED_TIMES if modelled else MEASURED_TIMES).format(
+                objective=study.info.objective,
+                quantization="included" if group and group.quantized else "not included",
+            ),
             table(
                 MODELLED_HEADER if modelled else HEADER,
                 [_row(choice, names[config_key(choice.best.record)]) for choice in choices],

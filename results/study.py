@@ -68,13 +68,14 @@ class ConfigKey(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Whose clock times are from: the only times that may be compared share one."""
+    """Whose clock times are from, and of what: the only times that may be compared share one."""
 
     source: Source
     device: str
+    quantized: bool  # whether the quantization of activations is in the times
 
     def __str__(self) -> str:
-        return f"{self.source} on {self.device}"
+        return f"{self.source} on {self.device}{', activations quantized in the time' * self.quantized}"
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,9 @@ def timed_group(records: Iterable[TrialRecord]) -> Group | None:
     counts: dict[Group, int] = {}
     for record in records:
         if record.measurements:
-            group = Group(record.source, device_name(record))
-            counts[group] = counts.get(group, 0) + 1
+            for quantized in {measurement.quantized for measurement in record.measurements}:
+                group = Group(record.source, device_name(record), quantized)
+                counts[group] = counts.get(group, 0) + 1
     if len(counts) > 1:
         found = "; ".join(f"{count} trials {group}" for group, count in counts.items())
         raise ResultsError(

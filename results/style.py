@@ -28,8 +28,9 @@ BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
 INK, GREY, FAINT = "#222222", "#6B6B6B", "#DADADA"
 
-# What every time is of: operands lie quantized in memory before a launch is timed or modelled.
+# What times are of: as a rule operands lie quantized in memory before a launch is timed or modelled.
 UNTIMED = "times do not include the quantization of activations"
+TIMED = "times include the quantization of activations"
 SEPARATOR = "  ·  "
 
 RATIO_TICKS = (1, 1.1, 1.2, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
@@ -62,8 +63,8 @@ def new_figure(width: float, height: float, *, head: float = 0.62) -> Figure:
 def finish(figure: Figure, study: Study, title: str, subtitle: str) -> None:
     """Put the title, what is shown, where it comes from and, on modelled figures, the watermark."""
     source, what, *when = _origin(study)
-    if timed_group(study.records) is not None:
-        when.append(UNTIMED)
+    if (group := timed_group(study.records)) is not None:
+        when.append(TIMED if group.quantized else UNTIMED)
     write_texts(figure, title, subtitle, f"{SEPARATOR.join((source, what))}\n{SEPARATOR.join(when)}")
     if is_modelled(study):
         mark_modelled(figure)
@@ -108,7 +109,7 @@ def _origin(study: Study) -> tuple[str, str, str, str]:
     elif group.source is Source.MODELLED:
         source = f"MODELLED by the simulator for {study.info.target}, not measured"
     else:
-        source = str(group)
+        source = f"{group.source} on {group.device}"
     dates = sorted({record.provenance.date[:10] for record in study.records if record.provenance})
     date = (
         " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else study.info.created[:10] or "no date"

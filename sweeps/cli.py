@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,9 @@ def main(debug: bool) -> None:
     type=click.Choice(["full", "brief"]),
     help="How much is checked before a time.  [default: full on a GPU, brief on the simulator]",
 )
+@click.option(
+    "--quantize", is_flag=True, help="Time raw activations: their quantization is in every time then."
+)
 @click.option("--trials", type=int, help="Budget of configs, over all runs of the study.")
 @click.option("--minutes", type=float, help="Time budget of this run's search.")
 @compile_options
@@ -195,6 +199,7 @@ def sweep(
     study: str | None,
     executor: str,
     check: str | None,
+    quantize: bool,
     trials: int | None,
     minutes: float | None,
     workers: int | None,
@@ -212,6 +217,8 @@ def sweep(
 
     spec_name = spec_name or default_spec()
     spec = _spec(spec_name, problem, target, trials=trials, minutes=minutes)
+    if quantize:
+        spec = replace(spec, quantize=True, name=f"{spec.name}-quantized")
 
     place, stopped = run_sweep(
         spec,

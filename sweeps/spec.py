@@ -128,6 +128,7 @@ class SweepSpec:
     name: str = "sweep"
     target: str = "sm_90a"
     m_values: tuple[int, ...] = DEFAULT_M_VALUES
+    quantize: bool = False  # raw activations, whose quantization is in the timed region then
     parameters: dict[str, tuple[ParamValue, ...]] = field(default_factory=dict)
     search: SearchSpec = SearchSpec()
     objective: ObjectiveSpec = ObjectiveSpec()
@@ -149,7 +150,12 @@ class SweepSpec:
 
     def for_simulator(self) -> SweepSpec:
         """The sweep as the simulator runs it. A modelled time is the same when it is modelled again: nothing
-        is confirmed."""
+        is confirmed. Raises `SpecError` where torch's quantization is to be timed: it is not modelled."""
+        if self.quantize:
+            raise SpecError(
+                "quantize = true: only a GPU can time the quantization of activations, which the simulator "
+                "does not model: leave it out"
+            )
         search = replace(
             self.search,
             trials=self.simulator.trials or self.search.trials,

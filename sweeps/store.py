@@ -64,6 +64,7 @@ class StudyInfo:
     m_values: tuple[int, ...]
     objective: Literal["cold", "warm"]
     objective_m_values: tuple[int, ...]
+    quantize: bool = False  # whether the quantization of activations is in every time
     created: str = ""  # ISO 8601, UTC
     command: str = ""
     space_size: int = 0
@@ -82,6 +83,7 @@ class StudyInfo:
             "source": self.source,
             "m_values": list(self.m_values),
             "objective": [self.objective, *self.objective_m_values],
+            "quantize": self.quantize,
         }
 
 

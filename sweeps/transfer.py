@@ -53,7 +53,7 @@ def pack_sweep(
                 compiled = pool.submit(kernels, spec.problem, config, spec.target).result()
                 if compiled.artifact is not None:
                     artifacts[record.role].append(compiled.artifact)
-    plan = MeasurePlan(m_values=spec.m_values, seed=spec.search.seed)
+    plan = MeasurePlan(m_values=spec.m_values, seed=spec.search.seed, quantize=spec.quantize)
     return write_pack(out, artifacts["candidate"], plan, baselines=artifacts["baseline"])
 
 

@@ -95,6 +95,8 @@ class SimulatorRunner(Runner):
         """The modelled times at `m`: one number each, without samples to repeat and without a spread."""
         assert self._loaded is not None
         assert self._loaded[0] is candidate
+        if plan.quantize:
+            raise BeyondRunnerError("a limit of the simulator: it does not model torch's quantization")
         problem, operand_format = candidate.problem, candidate.operand_format
         model = self._loaded[1]
         try:

@@ -185,6 +185,7 @@ class StandinRunner(Runner):
             conditions=Conditions(),
             repeats=plan.max_repeats if self._fault == "unsteady" else 0,
             steady=self._fault != "unsteady",
+            quantized=plan.quantize,
         )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from harness.artifact import Artifact
 from harness.executor import Executor
-from tests.harness.executor_contract import Candidates, ExecutorContract
+from tests.harness.executor_contract import PLAN, Candidates, ExecutorContract
 from tests.harness.faulty_family import FAULTS, FaultyConfig, compile_all, faulty_executor
 
 pytestmark = [pytest.mark.gpu, pytest.mark.compiles]
@@ -34,3 +35,14 @@ def candidate(tmp_path_factory: pytest.TempPathFactory) -> Candidates:
 
 class TestContract(ExecutorContract):
     pass
+
+
+def test_quantization_is_in_the_time_when_asked_for(candidate: Candidates, executor: Executor) -> None:
+    """Captured into the graphs that are timed, with a dozen kernels of torch's beside the candidate's own."""
+    plain = executor.evaluate(candidate("none"), PLAN).measurements
+    whole = executor.evaluate(candidate("none"), replace(PLAN, quantize=True)).measurements
+    assert [each.m for each in whole] == [each.m for each in plain] == list(PLAN.m_values)
+    for with_it, without in zip(whole, plain, strict=True):
+        assert with_it.quantized
+        assert not without.quantized
+        assert with_it.cold.median_us > without.cold.median_us

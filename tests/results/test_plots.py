@@ -70,6 +70,21 @@ def test_a_measured_figure_names_device_date_and_commit(synthetic: Any, draw: An
         assert part in caption
 
 
+def test_a_figure_says_when_quantization_is_in_its_times(synthetic: Any) -> None:
+    study = synthetic.study(20)
+    records = tuple(
+        replace(record, measurements=tuple(replace(each, quantized=True) for each in record.measurements))
+        for record in study.records
+    )
+    (caption,) = (
+        text for text in texts(draw_latency(replace(study, records=records))) if "measured on" in text
+    )
+    assert "times include the quantization" in caption
+    mixed = replace(study, records=(*study.records[:3], *records[3:]))
+    with pytest.raises(ResultsError, match="activations quantized in the time"):
+        draw_latency(mixed)
+
+
 @pytest.mark.parametrize("draw", DRAWS)
 def test_a_modelled_figure_is_watermarked_and_says_so(synthetic: Any, draw: Any) -> None:
     shown = texts(draw(modelled(synthetic.study(20))))

@@ -68,6 +68,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("sweep --spec small.toml --storage file/x.db", 4, "file/x.db: cannot be written"),
         ("sweep --spec small.toml --storage file", 4, "file: not a usable storage"),
         ("sweep --spec small.toml --storage nosuch://x", 4, "nosuch://x: not a usable storage"),
+        (
+            "sweep --spec small.toml --executor simulator --quantize",
+            3,
+            "quantize = true: only a GPU can time",
+        ),
         ("sweep --spec small.toml --executor cuda", 5, "no NVIDIA GPU is visible"),
         ("sweep --spec small.toml --cache file", 6, "cannot write the artifact cache"),
         ("status", 4, "runs/ holds no sweep: run `routertune sweep` first"),

@@ -76,6 +76,7 @@ def test_results_can_read_it(tmp_path: Path) -> None:
         ({"executor": "cuda"}, "has executor toy, not cuda"),
         ({"source": "modelled"}, "has source measured, not modelled"),
         ({"m_values": (1,)}, r"has m_values \[1,64\], not \[1\]"),
+        ({"quantize": True}, "has quantize false, not true"),
         ({"objective": "warm"}, "has objective .*cold.*, not .*warm.*"),
     ],
 )
