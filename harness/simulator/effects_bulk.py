@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.blame import origin
-from harness.simulator.cohort import Cohort
+from harness.simulator.cohort import LANES, Cohort
 from harness.simulator.effects import Run, effect
-from harness.simulator.effects_bulk_groups import bulk_groups
+from harness.simulator.effects_bulk_groups import store_in_groups
 from harness.simulator.effects_memory import element_bytes, narrowed, shared_place, write_shared
 from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Instruction, Vector
@@ -98,26 +98,32 @@ def _bulk_store(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, to: Any, source: Any, size: Any, *hint: Any) -> None:
         machine = c.machine
         rows, offsets = (c.lanes(value) for value in shared_place(c, source, c.active(m)))
-        for warp, start, count, row, place in each_lane(c, m, to, size, rows, offsets):
+        lanes = np.arange(LANES)
+        for warp, start, count, row, place, lane in each_lane(c, m, to, size, rows, offsets, lanes):
             _check_bulk(place, start, count)
             source_row, places = np.array([row]), np.array([place])
             machine.shared.index(source_row, places, BULK_ALIGNMENT, None)
             machine.shared.index(source_row, places + count - BULK_ALIGNMENT, BULK_ALIGNMENT, None)
             machine.shared.check_async_read(source_row, places[:, None] // 4 + np.arange(count // 4))
             sms, clock = machine.sm_of_row[c.rows[[warp]]], c.clock[[warp]]
-            done = float(machine.units.store(sms, np.array([count]), clock)[0])
-            group = bulk_groups(machine).groups(int(c.warps[warp]))[-1]
-            group.left += 1
-            group.done = max(group.done, done)
+            done = machine.units.store(sms, np.array([count]), clock)
 
-            def arrive(
-                row: int = row, place: int = place, start: int = start, count: int = count, group: Any = group
-            ) -> None:
-                target = machine.memory_of(row).array(start, count)
-                target[:] = machine.shared.bytes[row, place : place + count]
-                group.left -= 1
+            def read(row: int = row, place: int = place, count: int = count) -> Array:
+                return machine.shared.bytes[row, place : place + count].copy()
 
-            machine.at(done, arrive, origin(machine, c, m, instruction))
+            def write(data: Array, row: int = row, start: int = start) -> None:
+                machine.memory_of(row).array(start, len(data))[:] = data
+
+            store_in_groups(
+                machine,
+                c.warps[[warp]],
+                np.array([lane]),
+                clock,
+                done,
+                read,
+                write,
+                origin(machine, c, m, instruction),
+            )
 
     return run
 

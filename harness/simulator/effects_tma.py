@@ -16,7 +16,7 @@ from harness.simulator import tma_copy
 from harness.simulator.blame import origin
 from harness.simulator.cohort import Cohort
 from harness.simulator.effects import Run, effect
-from harness.simulator.effects_tma_store import store_of
+from harness.simulator.effects_tma_store import RANKS, store_of
 from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Instruction
 from harness.simulator.shared import RANK_SHIFT
@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     from harness.simulator.machine import Machine
 
 Array = npt.NDArray[Any]
+_COPY = (
+    f"{RANKS} shared::cta shared::cluster global tile mbarrier::complete_tx::bytes multicast::cluster "
+    "cta_group::1 cta_group::2 bulk_group L2::cache_hint"
+)
 
 
-@effect("prefetch", "tensormap")
+@effect("prefetch", "tensormap", flags="")
 def prefetch_tensor_map(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, address: Any) -> None:
         warps, (maps,) = issued(c, m, address)
@@ -40,7 +44,7 @@ def prefetch_tensor_map(instruction: Instruction) -> Run:
     return run
 
 
-@effect("cp", "async", "bulk", "prefetch", "tensor")
+@effect("cp", "async", "bulk", "prefetch", "tensor", flags=f"{RANKS} L2 global tile L2::cache_hint")
 def prefetch_tile(instruction: Instruction) -> Run:
     """A tile on its way to the L2: of a tensor that exists, and nothing else can be said of it."""
 
@@ -52,31 +56,15 @@ def prefetch_tile(instruction: Instruction) -> Run:
     return run
 
 
-@effect("cp", "async", "bulk", "tensor")
+@effect("cp", "async", "bulk", "tensor", flags=_COPY)
 def tensor_copy(instruction: Instruction) -> Run:
     parts = instruction.parts
     rank = int(parts[4][0])
-    for part in parts[5:]:
-        if part not in _KNOWN and not part.startswith("L2"):
-            raise SimulationError(f"{instruction.opcode} is not known")
     if parts[5] == "global":
         return store_of(instruction, rank, tma_copy.store)
     if "mbarrier::complete_tx::bytes" not in parts:
         raise SimulationError(f"{instruction.opcode} is not known")
     return _load(instruction, rank, "multicast::cluster" in parts, "cta_group::2" in parts)
-
-
-_KNOWN = (
-    "shared::cta",
-    "shared::cluster",
-    "global",
-    "tile",
-    "mbarrier::complete_tx::bytes",
-    "multicast::cluster",
-    "cta_group::1",
-    "cta_group::2",
-    "bulk_group",
-)
 
 
 def _load(instruction: Instruction, rank: int, multicast: bool, pair: bool) -> Run:

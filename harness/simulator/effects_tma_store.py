@@ -1,7 +1,7 @@
 """TMA tile stores and reductions: shared memory to a tensor, in bulk groups.
 
-PTX ISA, "cp.async.bulk.tensor", "cp.reduce.async.bulk.tensor". A store reads its source when its event is
-due, so that a kernel which reuses the source too early stores what it should not have.
+PTX ISA, "cp.async.bulk.tensor", "cp.reduce.async.bulk.tensor". A store reads its source at an
+event of its own, so that a kernel which reuses the source too early stores what it should not have.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from harness.simulator import tma_copy
 from harness.simulator.blame import origin
-from harness.simulator.cohort import Cohort
+from harness.simulator.cohort import LANES, Cohort
 from harness.simulator.effects import Run, effect
-from harness.simulator.effects_bulk_groups import bulk_groups
+from harness.simulator.effects_bulk_groups import store_in_groups
 from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Instruction
 from harness.simulator.shared import RANK_SHIFT
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from harness.simulator.machine import Machine
 
 Array = npt.NDArray[Any]
+RANKS = "1d 2d 3d 4d 5d"
+_REDUCTION = f"{RANKS} add global shared::cta tile bulk_group L2::cache_hint"
 
 
-@effect("cp", "reduce", "async", "bulk", "tensor")
+@effect("cp", "reduce", "async", "bulk", "tensor", flags=_REDUCTION)
 def tensor_reduction(instruction: Instruction) -> Run:
     parts = instruction.parts
     if "add" not in parts or parts[6] != "global":
@@ -42,7 +44,9 @@ def store_of(instruction: Instruction, rank: int, copy: Callable[..., None]) -> 
     def run(c: Cohort, m: Any, target: Any, source: Any, *rest: Any) -> None:
         machine = c.machine
         descriptor, coordinates = target
-        warps, (maps, start, *places) = issued(c, m, descriptor, source, *coordinates)
+        warps, (maps, start, lanes, *places) = issued(
+            c, m, descriptor, source, np.arange(LANES), *coordinates
+        )
         corner = corner_of(places, rank)
         if not len(warps):
             return
@@ -54,6 +58,7 @@ def store_of(instruction: Instruction, rank: int, copy: Callable[..., None]) -> 
                 c,
                 tensor,
                 warps[mine],
+                lanes[mine],
                 start[mine] & ((1 << RANK_SHIFT) - 1),
                 corner[mine],
                 copy,
@@ -68,6 +73,7 @@ def _store_tiles(
     c: Cohort,
     tensor: Tensor,
     warps: Array,
+    lanes: Array,
     offsets: Array,
     corner: Array,
     copy: Callable[..., None],
@@ -82,17 +88,15 @@ def _store_tiles(
         flat = rows[:, None] * (machine.shared.size // 4) + words
         machine.races.read(flat.reshape(-1), np.repeat(c.warps[warps], words.shape[1]))
     done = machine.units.store(machine.sm_of_row[rows], np.full(len(warps), size), c.clock[warps])
-    groups = [bulk_groups(machine).groups(int(warp))[-1] for warp in c.warps[warps]]
-    for group, end in zip(groups, done, strict=True):
-        group.left += 1
-        group.done = max(group.done, float(end))
 
-    def arrive() -> None:
+    def read() -> Array:
+        if not machine.functional:
+            return np.zeros((0, 0), np.uint8)
+        cells = machine.shared.chunks()
+        return cells[rows[:, None], offsets[:, None] // 16 + np.arange(size // 16)].view(np.uint8)
+
+    def write(data: Array) -> None:
         if machine.functional:
-            cells = machine.shared.chunks()
-            data = cells[rows[:, None], offsets[:, None] // 16 + np.arange(size // 16)].view(np.uint8)
             copy(tensor.map, tensor.memory, corner, offsets, data)
-        for group in groups:
-            group.left -= 1
 
-    machine.at(float(done.min()), arrive, who)
+    store_in_groups(machine, c.warps[warps], lanes, c.clock[warps], done, read, write, who)
