@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from harness.simulator.blame import origin
 from harness.simulator.cohort import LANES, Cohort
+from harness.simulator.copy_targets import check_arrival, check_target
 from harness.simulator.effects import Run, effect
 from harness.simulator.effects_bulk_groups import store_in_groups
 from harness.simulator.effects_memory import element_bytes, narrowed, shared_place, write_shared
@@ -60,10 +61,8 @@ def _bulk_load(instruction: Instruction) -> Run:
         ):
             _check_bulk(place, start, count)
             target, places, sizes = np.array([row]), np.array([place]), np.array([count])
-            machine.shared.index(target, places, BULK_ALIGNMENT, None)
-            machine.shared.index(target, places + count - BULK_ALIGNMENT, BULK_ALIGNMENT, None)
+            check_target(machine, target, places, count, "a bulk copy")
             keys = machine.mbarriers.keys(np.array([bar_row]), np.array([bar]))
-            machine.operand_reads.check_write(target, places, count, "a bulk copy")
             machine.shared.begin_load(target, places, count)
             sms, clock = machine.sm_of_row[c.rows[[warp]]], c.clock[[warp]]
             tiles = [("bulk", start, count)]
@@ -81,6 +80,7 @@ def _bulk_load(instruction: Instruction) -> Run:
                 done: Array = done,
                 clocks: Array | None = clocks,
             ) -> None:
+                check_arrival(machine, target, keys, "a bulk copy")
                 first = int(places[0])
                 source = machine.memory_of(int(target[0])).array(start, count)
                 machine.shared.bytes[target[0], first : first + count] = source

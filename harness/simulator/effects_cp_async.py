@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.cohort import Cohort
+from harness.simulator.copy_targets import check_target
 from harness.simulator.effects import Run, effect
 from harness.simulator.effects_bulk import each_lane
 from harness.simulator.effects_memory import shared_place
@@ -50,13 +51,14 @@ def thread_copy(instruction: Instruction) -> Run:
 
     def run(c: Cohort, m: Any, to: Any, source: Any, size: int, taken: Any = None, *hint: Any) -> None:
         machine = c.machine
-        rows, offsets = (c.lanes(value) for value in shared_place(c, to, c.active(m)))
+        active = c.active(m)
+        rows, offsets = (c.lanes(value) for value in shared_place(c, to, active))
+        check_target(machine, rows[active], offsets[active], size, "cp.async")
         threads = machine.thread_of_lane[c.warps].astype(np.int64)
         count = size if taken is None else taken
         for warp, start, used, row, place, thread in each_lane(c, m, source, count, rows, offsets, threads):
-            if place % size or start % size:
-                raise SimulationError(f"cp.async of {size} bytes from {start:#x} to {place:#x} is misaligned")
-            machine.shared.index(np.array([row]), np.array([place]), min(size, 8), None)
+            if start % size:
+                raise SimulationError(f"cp.async of {size} bytes from {start:#x} is misaligned")
             data = np.zeros(size, np.uint8)
             if used:
                 data[:used] = machine.memory_of(c.rows[warp]).array(start, used)

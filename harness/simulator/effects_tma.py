@@ -15,6 +15,7 @@ import numpy.typing as npt
 from harness.simulator import tma_copy
 from harness.simulator.blame import origin
 from harness.simulator.cohort import Cohort
+from harness.simulator.copy_targets import check_arrival, check_target
 from harness.simulator.effects import Run, effect
 from harness.simulator.effects_tma_store import RANKS, store_of
 from harness.simulator.errors import SimulationError
@@ -117,13 +118,15 @@ def _load_tiles(
     """
     size, transaction = shared_bytes(tensors[0].map), transaction_bytes(tensors[0].map)
     offsets = to & ((1 << RANK_SHIFT) - 1)
-    if (offsets + size > machine.shared.limit).any():
-        raise SimulationError(
-            f"tile load of {size} bytes to shared address {int(offsets.max()):#x} leaves shared memory"
-        )
     first = machine.first_row_of_cluster[c.rows[warps]]
     issue, ranks = _destinations(machine, to, masks, multicast)
     rows = first[issue] + ranks
+    try:
+        check_target(machine, rows, offsets[issue], size, "a tile load")
+    except SimulationError as error:
+        if multicast:  # what it marks are destinations, and no lanes
+            error.wrong = None
+        raise
     # Where each destination signals: the same offset in itself, or in the CTA of its pair with the
     # parity that the barrier's address names (PTX ISA, .cta_group::2).
     bar_ranks = bar >> RANK_SHIFT
@@ -151,10 +154,10 @@ def _load_tiles(
         words = rows[:, None] * (machine.shared.size // 4) + offsets[issue, None] // 4 + np.arange(size // 4)
         machine.races.write_tiles(words, c.warps[warps][issue], clocks.max(1)[issue])
     if machine.functional:
-        machine.operand_reads.check_write(rows, offsets[issue], size, "a tile load")
         machine.shared.begin_load(rows, offsets[issue], size)
 
     def arrive() -> None:
+        check_arrival(machine, rows, keys, "a tile load")
         if machine.functional:
             parts = [
                 tma_copy.load(tensor.map, tensor.memory, corner[mine], offsets[mine])
@@ -192,16 +195,17 @@ def _arrivals(
 
 def _destinations(machine: Machine, to: Array, masks: Array, multicast: bool) -> tuple[Array, Array]:
     """(issue, rank) of every CTA that gets a tile."""
-    if not multicast:
-        return np.arange(len(to)), to >> RANK_SHIFT
-    wanted = (masks[:, None] >> np.arange(16)) & 1
-    issue, ranks = np.nonzero(wanted)
-    if len(ranks) and ranks.max() >= machine.cluster_size:
+    if multicast:
+        wanted = (masks[:, None] >> np.arange(16)) & 1
+        issue, ranks = np.nonzero(wanted)
+        if (wanted.sum(1) == 0).any():
+            raise SimulationError("multicast to no CTA at all")
+    else:
+        issue, ranks = np.arange(len(to)), to >> RANK_SHIFT
+    if ranks.max() >= machine.cluster_size:
         raise SimulationError(
-            f"multicast to rank {int(ranks.max())} of a cluster of {machine.cluster_size} CTAs"
+            f"tile load to rank {int(ranks.max())} of a cluster of {machine.cluster_size} CTAs"
         )
-    if (wanted.sum(1) == 0).any():
-        raise SimulationError("multicast to no CTA at all")
     return issue, ranks
 
 
