@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from harness.simulator.cohort import LANES, Cohort
 from harness.simulator.effects import Run, effect
+from harness.simulator.effects_wgmma import FORMATS
 from harness.simulator.errors import NotSimulatedError
-from harness.simulator.number_formats import BF16, E4M3, E5M2, F16, F32, TF32, NumberFormat, decode, encode
+from harness.simulator.number_formats import F16, NumberFormat, decode, encode
 from harness.simulator.ptx import Instruction
 
 Array = npt.NDArray[Any]
-FORMATS = {"f16": F16, "bf16": BF16, "tf32": TF32, "e4m3": E4M3, "e5m2": E5M2, "f32": F32}
 M, N = 16, 8
 # K for each width of A and B in bits: 16 bytes a row, or 32.
 DEPTHS = {8: (16, 32), 16: (8, 16), 32: (4, 8)}

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
+from harness.simulator.shared import PAGE_BYTES
 
 Array = npt.NDArray[Any]
-PAGE_BYTES = 256
 WARPS = 4
 
 
