@@ -23,13 +23,23 @@ NAMED = 16
 class MBarriers:
     """Every mbarrier object, found by its CTA's row and its offset in shared memory."""
 
-    def __init__(self, rows: int, shared_bytes: int, cta_name: Callable[[int], str] = str) -> None:
+    def __init__(
+        self,
+        rows: int,
+        shared_bytes: int,
+        cta_name: Callable[[int], str] = str,
+        alive: Array | None = None,
+    ) -> None:
         self.rows, self._cta_name = rows, cta_name
+        # By row, kept by whoever knows of exits (`SharedMemory`).
+        self._alive = np.ones(rows, np.bool_) if alive is None else alive
         self._slot_of = np.full(shared_bytes // BARRIER_BYTES + 1, -1, np.int64)
         self.offsets: list[int] = []
         self.count, self.pending, self.bytes, self.phase = (np.zeros(0, np.int64) for _ in range(4))
         self.latest, self.completed_at = np.zeros(0), np.zeros(0)
         self.valid = np.zeros(0, np.bool_)
+        # The warp and the PTX line of the last expect-tx; line 0: there was none.
+        self.expected_by, self.expected_at = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def keys(self, rows: Array, offsets: Array) -> Array:
         """Positions of the mbarriers at these places; raises for what is none."""
@@ -40,6 +50,10 @@ class MBarriers:
             wrong = wrong | (offsets % BARRIER_BYTES != 0)
             bad = np.broadcast_to(offsets, np.shape(wrong))[wrong].flat[0]
             raise SimulationError(f"no mbarrier was initialized at shared address {int(bad):#x}", wrong)
+        if not self._alive[rows].all():
+            gone = ~self._alive[rows]
+            name = self.name(int(np.broadcast_to(keys, gone.shape)[gone].flat[0]))
+            raise SimulationError(f"access to {name}, which has exited", gone)
         return keys
 
     def initialize(self, rows: Array, offsets: Array, counts: Array) -> None:
@@ -60,12 +74,22 @@ class MBarriers:
                 self.valid[keys],
             )
         self.count[keys] = self.pending[keys] = counts
-        self.bytes[keys] = self.phase[keys] = 0
+        self.bytes[keys] = self.phase[keys] = self.expected_at[keys] = 0
         self.latest[keys] = self.completed_at[keys] = 0.0
         self.valid[keys] = True
 
     def _grow(self) -> None:
-        for name in ("count", "pending", "bytes", "phase", "latest", "completed_at", "valid"):
+        for name in (
+            "count",
+            "pending",
+            "bytes",
+            "phase",
+            "latest",
+            "completed_at",
+            "valid",
+            "expected_by",
+            "expected_at",
+        ):
             old = getattr(self, name)
             setattr(self, name, np.concatenate([old, np.zeros(self.rows, old.dtype)]))
 
@@ -82,9 +106,13 @@ class MBarriers:
                 hit |= known & self.valid[np.where(known, slots * self.rows + rows, 0)]
         return hit
 
-    def expect(self, keys: Array, transaction_bytes: Array) -> None:
-        """More bytes that the phase under way waits for (PTX ISA, "expect-tx operation")."""
+    def expect(self, keys: Array, transaction_bytes: Array, warps: Array | int = 0, line: int = 0) -> None:
+        """More bytes that the phase under way waits for (PTX ISA, "expect-tx operation").
+
+        `warps` say so, at this PTX line.
+        """
         np.add.at(self.bytes, keys, transaction_bytes)
+        self.expected_by[keys], self.expected_at[keys] = warps, line
         self._check_range(keys)
 
     def _check_range(self, keys: Array) -> None:
@@ -138,14 +166,23 @@ class MBarriers:
             f"{self.count[key]} arrivals, {transactions})"
         )
 
-    def check_drained(self, rows: Array) -> None:
-        """At the end of CTAs `rows`: bytes left over mean that a transaction count was wrong."""
+    def check_drained(
+        self, rows: Array, said: Callable[[int, int], str] = "warp {} at PTX line {}".format
+    ) -> None:
+        """At the end of CTAs `rows`: bytes left over mean that a transaction count was wrong.
+
+        `said` are words for a warp and a PTX line.
+        """
         for slot in range(len(self.offsets)):
             keys = slot * self.rows + rows
             wrong = self.valid[keys] & (self.bytes[keys] != 0)
             if wrong.any():
                 key = int(keys[wrong][0])
-                raise SimulationError(f"wrong transaction count: {self.describe(key)} when its CTA exits")
+                line = int(self.expected_at[key])
+                last = f"; the last to expect bytes: {said(int(self.expected_by[key]), line)}" if line else ""
+                raise SimulationError(
+                    f"wrong transaction count: {self.describe(key)} when its CTA exits{last}"
+                )
 
 
 class NamedBarriers:
@@ -157,9 +194,15 @@ class NamedBarriers:
         self.generation = np.zeros((rows, NAMED), np.int64)
         self.latest = np.zeros((rows, NAMED))
         self.completed_at = np.zeros((rows, NAMED))
+        self.of_all = np.zeros((rows, NAMED), np.bool_)  # the last arrival named no number of threads
 
-    def arrive(self, rows: Array, ids: Array, threads: Array, arriving: Array, times: Array) -> Array:
-        """`arriving` threads of one warp each; the generation that each waits for the end of."""
+    def arrive(
+        self, rows: Array, ids: Array, threads: Array, arriving: Array, times: Array, of_all: bool = False
+    ) -> Array:
+        """`arriving` threads of one warp each; the generation that each waits for the end of.
+
+        `of_all`: `threads` are all that the CTA has left, since the instruction names no number.
+        """
         if (threads % 32).any() or (threads <= 0).any():
             wrong = (threads % 32 != 0) | (threads <= 0)
             raise SimulationError(
@@ -173,7 +216,7 @@ class NamedBarriers:
                 f"for {int(self.threads[rows[first], ids[first]])}",
                 different,
             )
-        self.threads[rows, ids] = threads
+        self.threads[rows, ids], self.of_all[rows, ids] = threads, of_all
         generation: Array = self.generation[rows, ids].copy()
         np.add.at(self.arrived, (rows, ids), arriving)
         np.maximum.at(self.latest, (rows, ids), times)
@@ -185,12 +228,22 @@ class NamedBarriers:
                 over,
             )
         done = np.flatnonzero(self.arrived[rows, ids] == threads)
-        rows, ids = rows[done], ids[done]
+        self._complete(rows[done], ids[done])
+        return generation
+
+    def leave(self, rows: Array, threads: Array) -> None:
+        """Warps of CTAs `rows`, all different, have exited, which leaves `threads` of each to wait for."""
+        which, ids = np.nonzero(self.of_all[rows] & (self.arrived[rows] > 0))
+        rows, threads = rows[which], threads[which]
+        self.threads[rows, ids] = threads
+        done = self.arrived[rows, ids] >= threads
+        self._complete(rows[done], ids[done])
+
+    def _complete(self, rows: Array, ids: Array) -> None:
         self.arrived[rows, ids] = 0
         self.generation[rows, ids] += 1
         self.completed_at[rows, ids] = self.latest[rows, ids]
         self.latest[rows, ids] = 0.0
-        return generation
 
 
 class ClusterBarriers:

@@ -9,13 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.cohort import LANES, Cohort
-from harness.simulator.program import Wait
+from harness.simulator.program import Block, Wait
 from harness.simulator.ptx import Instruction
 
 if TYPE_CHECKING:
     from harness.simulator.machine import Machine
 
 Array = npt.NDArray[Any]
+# First parts of what may access another CTA's memory, second parts of what does so asynchronously, and the
+# state spaces of what does not.
+_REMOTE = {"ld", "st", "atom", "red", "mbarrier", "cp", "tcgen05"}
+_ASYNCHRONOUS = {"async", "commit"}
+_ELSEWHERE = {"global", "param", "local", "const", "shared::cta"}
 
 
 def place(machine: Machine, cohort: Cohort, block: int, error: BaseException) -> str:
@@ -96,6 +101,37 @@ def warp_name(machine: Machine, cohort: Cohort, warp: int) -> str:
     """`warp 3 of CTA (0, 1, 0)`, for the cohort's warp number `warp`."""
     number, row = int(machine.warp_in_cta[cohort.warps[warp]]), int(cohort.rows[warp])
     return f"warp {number} of CTA {machine.cta_name(row)}"
+
+
+def warp_at_line(machine: Machine, warp: int, line: int) -> str:
+    """The machine's warp number `warp` and the instruction of a PTX line, for what was noted of it."""
+    text = next(
+        instruction.text
+        for block in machine.kernel.program.blocks
+        for instruction in _of(block)
+        if instruction.line == line
+    )
+    cta = machine.cta_name(int(machine.row_of_warp[warp]))
+    return f"warp {machine.warp_in_cta[warp]} of CTA {cta} at PTX line {line}: `{text}`"
+
+
+def remote_access(machine: Machine, warp: int, block: int, by_copy: bool) -> str:
+    """A warp and the instruction of a block with which it accessed another CTA's memory, itself or by a copy.
+
+    Only the block was noted: of several such instructions, the last, which counts.
+    """
+    suits = [
+        instruction
+        for instruction in _of(machine.kernel.program.blocks[block])
+        if instruction.parts[0] in _REMOTE and by_copy == (instruction.parts[1] in _ASYNCHRONOUS)
+        if by_copy or not _ELSEWHERE & set(instruction.parts)
+    ]
+    named = [instruction for instruction in suits if "shared::cluster" in instruction.parts]
+    return warp_at_line(machine, warp, (named or suits)[-1].line)
+
+
+def _of(block: Block) -> list[Instruction]:
+    return [*block.instructions, *([block.end.instruction] if isinstance(block.end, Wait) else [])]
 
 
 def deadlock(machine: Machine, parked: list[Cohort], others_wait: list[str]) -> str:

@@ -39,6 +39,17 @@ def orders_cluster(instruction: Instruction) -> bool:
     return "cluster" in instruction.parts and "relaxed" not in instruction.parts
 
 
+def agreed(c: Cohort, m: Any, value: Any, what: str) -> Array:
+    """An operand that the active lanes of each warp must agree on, as int64 [W]; `what` they do otherwise."""
+    value = np.asarray(value)
+    chosen = c.per_warp(value, m)
+    if value.ndim == 2 and value.shape[1] > 1:
+        different = c.active(m) & (value != chosen[:, None])
+        if different.any():
+            raise SimulationError(f"lanes of one warp {what}", different)
+    return chosen.astype(np.int64)
+
+
 def flat(c: Cohort, m: Any, value: Any) -> Array:
     """An operand of the active lanes, as int64."""
     return c.lanes(np.asarray(value)).astype(np.int64)[c.active(m)]
@@ -47,8 +58,11 @@ def flat(c: Cohort, m: Any, value: Any) -> Array:
 @effect("mbarrier", "init", flags="shared shared::cta")
 def mbarrier_init(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, address: Any, count: Any) -> None:
-        rows, offsets, _ = barrier_places(c, m, address)
-        c.machine.mbarriers.initialize(rows, offsets, flat(c, m, count))
+        rows, offsets, warps = barrier_places(c, m, address)
+        mbarriers = c.machine.mbarriers
+        mbarriers.initialize(rows, offsets, flat(c, m, count))
+        if c.machine.thread_order is not None:
+            c.machine.thread_order.inits.initialized(c.warps[warps], mbarriers.keys(rows, offsets))
         words = rows * (c.machine.shared.size // 4) + offsets // 4
         threads = c.machine.thread_of_lane[c.warps][c.active(m)]
         for word in (words, words + 1):
@@ -81,19 +95,21 @@ class _Arrive:
         self.arrives = "arrive" in parts or "arrive_drop" in parts
         self.drops = "arrive_drop" in parts
         self.releases = orders_cluster(instruction)
+        self.line = instruction.line
 
     def run(self, c: Cohort, m: Any, address: Any, value: Any = None) -> Any:
         mbarriers = c.machine.mbarriers
         rows, offsets, warps = barrier_places(c, m, address)
         keys = mbarriers.keys(rows, offsets)
+        c.machine.check_initialized(c.warps[warps], keys)
         state = np.zeros((len(c.warps), LANES), np.uint64)
         state[c.active(m)] = mbarriers.phase[keys]
         if self.expects:
-            mbarriers.expect(keys, flat(c, m, value))
+            mbarriers.expect(keys, flat(c, m, value), c.warps[warps], self.line)
         if self.arrives:
             counts = flat(c, m, value) if value is not None and not self.expects else 1
             if self.drops:
-                np.subtract.at(mbarriers.count, keys, 1)
+                np.subtract.at(mbarriers.count, keys, counts)
             away = rows != c.rows[warps]
             phases = mbarriers.phase[keys]
             c.machine.note_arrival("mbarrier", c.warps[warps], keys, phases, away, self.releases)
@@ -132,6 +148,7 @@ def mbarrier_test(instruction: Instruction) -> Run:
         passed &= c.machine.mbarriers.completed_at[keys] <= c.clock[:, None]
         seen = np.flatnonzero((passed & c.active(m)).any(1))
         first = c.per_warp(keys, m)[seen]
+        c.machine.check_initialized(c.warps[seen], first)
         phases = c.machine.mbarriers.phase[first]
         c.machine.note_passed("mbarrier", c.warps[seen], first, phases, acquires)
         return passed
@@ -147,20 +164,14 @@ class _MbarrierWait:
         self.acquires = orders_cluster(instruction)
 
     def begin(self, c: Cohort, address: Any, phase: Any, limit: Any = 0) -> tuple[Array, ...]:
-        active = c.active(c.mask)
-        rows, offsets = shared_place(c, address, active)
-        if offsets.ndim == 2 and offsets.shape[1] > 1:
-            first = np.argmax(active, 1)
-            chosen = offsets[np.arange(len(first)), first]
-            if (np.where(active, offsets, chosen[:, None]) != chosen[:, None]).any():
-                different = (np.where(active, offsets, chosen[:, None]) != chosen[:, None]).any(1)
-                raise SimulationError("lanes of one warp wait for different mbarriers", different)
-            rows = np.broadcast_to(rows, offsets.shape)[np.arange(len(first)), first]
-            offsets = chosen
-        else:
-            rows, offsets = c.per_warp(rows), c.per_warp(offsets)
+        rows, offsets = (
+            agreed(c, c.mask, part, "wait for different mbarriers")
+            for part in shared_place(c, address, c.active(c.mask))
+        )
         keys = c.machine.mbarriers.keys(rows, offsets)
-        return keys, c.per_warp(np.asarray(phase), c.mask).astype(np.int64)
+        c.machine.check_initialized(c.warps, keys)
+        phase = np.asarray(phase) & 1 if self.by_parity else phase
+        return keys, agreed(c, c.mask, phase, "wait for different phases of an mbarrier")
 
     def poll(self, c: Cohort, token: tuple[Array, ...]) -> tuple[Array, Array]:
         keys, phase = token
@@ -181,15 +192,15 @@ def mbarrier_wait(instruction: Instruction) -> Wait:
     return _MbarrierWait(instruction)
 
 
-def _barrier_threads(c: Cohort, threads: Any) -> Array:
+def _barrier_threads(c: Cohort, m: Any, threads: Any) -> Array:
     if threads is None:
         return c.machine.live_warps[c.rows] * LANES
-    return c.per_warp(np.asarray(threads)).astype(np.int64)
+    return agreed(c, m, threads, "name different numbers of threads for a named barrier")
 
 
 def _arrive_named(c: Cohort, m: Any, number: Any, threads: Any) -> tuple[Array, Array]:
     """(ids, generation that each warp waits for)."""
-    ids = c.per_warp(np.asarray(number)).astype(np.int64)
+    ids = agreed(c, m, number, "arrive at different named barriers")
     here = c.whole_warps(m, "a named barrier")
     generation = np.zeros(len(ids), np.int64)
     if ((ids < 0) | (ids >= NAMED)).any():
@@ -200,9 +211,10 @@ def _arrive_named(c: Cohort, m: Any, number: Any, threads: Any) -> tuple[Array, 
     generation[here] = c.machine.named.arrive(
         c.rows[here],
         ids[here],
-        _barrier_threads(c, threads)[here],
+        _barrier_threads(c, m, threads)[here],
         np.full(int(here.sum()), LANES),
         c.clock[here],
+        threads is None,
     )
     return ids, generation
 
@@ -297,6 +309,9 @@ def cluster_wait(instruction: Instruction) -> Wait:
 
 @effect("fence", "proxy", "async", flags="global shared::cta shared::cluster")
 def proxy_fence(instruction: Instruction) -> Run:
+    if "global" in instruction.parts:  # orders accesses to global memory only
+        return lambda c, m: None
+
     def run(c: Cohort, m: Any) -> None:
         active = c.active(m)
         rows = np.broadcast_to(c.rows[:, None], active.shape)[active]
@@ -305,10 +320,20 @@ def proxy_fence(instruction: Instruction) -> Run:
     return run
 
 
-@effect("fence", "proxy", "async::generic")
-@effect("fence", "proxy", "tensormap::generic")
-@effect("fence", "proxy", "alias")
-@effect("fence", "mbarrier_init")
+@effect("fence", "mbarrier_init", flags="release cluster")
+def init_fence(instruction: Instruction) -> Run:
+    """Makes the thread's own mbarrier.init part of what its later arrivals tell other CTAs."""
+
+    def run(c: Cohort, m: Any) -> None:
+        if c.machine.thread_order is not None:
+            c.machine.thread_order.inits.released(c.warps[c.active(m).any(1)], own=True)
+
+    return run
+
+
+@effect("fence", "proxy", "async::generic", flags="acquire release sync_restrict::* cluster")
+@effect("fence", "proxy", "tensormap::generic", flags="acquire release cta cluster gpu sys")
+@effect("fence", "proxy", "alias", flags="")
 def other_fence(instruction: Instruction) -> Run:
     """Memory is sequentially consistent here: these order nothing more."""
     return lambda c, m, *operands: None
@@ -354,7 +379,7 @@ def set_registers(instruction: Instruction) -> Run:
     return run
 
 
-@effect("griddepcontrol", "launch_dependents")
+@effect("griddepcontrol", "launch_dependents", flags="")
 def launch_dependents(instruction: Instruction) -> Run:
     return lambda c, m: None
 
@@ -372,17 +397,17 @@ class _GridWait:
         return "the grid before"
 
 
-@wait("griddepcontrol", "wait")
+@wait("griddepcontrol", "wait", flags="")
 def grid_wait(instruction: Instruction) -> Wait:
     return _GridWait()
 
 
-@effect("nanosleep")
+@effect("nanosleep", flags="")
 def sleep(instruction: Instruction) -> Run:
     return lambda c, m, time: None
 
 
-@effect("trap")
+@effect("trap", flags="")
 def trap(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any) -> None:
         raise SimulationError("the kernel trapped")

@@ -187,7 +187,11 @@ def copy(instruction: Instruction) -> Run:
     return run
 
 
-@effect("tcgen05", "commit")
+@effect(
+    "tcgen05",
+    "commit",
+    flags="cta_group::1 cta_group::2 mbarrier::arrive::one shared::cluster multicast::cluster",
+)
 def commit(instruction: Instruction) -> Run:
     """Arrive on an mbarrier once all that the thread has issued is complete; multicast: in several CTAs."""
     group = cta_group(instruction)
@@ -202,7 +206,8 @@ def commit(instruction: Instruction) -> Run:
         machine = c.machine
         unit = tensor_unit(machine)
         unit.uses_group(group)
-        rows, offsets = (c.per_warp(value, m)[here] for value in shared_place(c, address))
+        place = shared_place(c, address, c.active(m), by_copy=True)
+        rows, offsets = (c.per_warp(value, m)[here] for value in place)
         which = np.arange(len(rows))
         if multicast:
             wanted = operand(c, m, here, mask, np.int64)[:, None] >> np.arange(16) & 1
@@ -212,10 +217,11 @@ def commit(instruction: Instruction) -> Run:
             rows, offsets = machine.first_row_of_cluster[rows[which]] + ranks, offsets[which]
         keys = machine.mbarriers.keys(rows, offsets)
         warps = c.warps[here]
+        machine.check_initialized(warps[which], keys)
         ordering = machine.ordering
         clocks = ordering.committed(warps) if ordering is not None else None
         exits = machine.thread_order
-        known = exits.published(warps) if exits is not None else None
+        known = exits.commit(warps, which, rows) if exits is not None else None
         if unit.shadow is not None:
             unit.shadow.committed()
 

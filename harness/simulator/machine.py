@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from harness.simulator import effects_all  # noqa: F401 - registers every effect
 from harness.simulator.absent import UNWRITTEN, Absent
 from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
-from harness.simulator.blame import deadlock, place, warp_name
+from harness.simulator.blame import deadlock, place, remote_access, warp_at_line, warp_name
 from harness.simulator.cohort import LANES, Cohort, Frame
 from harness.simulator.errors import Deadlock, EndlessError, NotSimulatedError, SimulationError
 from harness.simulator.gathering import Gathering
@@ -103,7 +103,7 @@ class Machine:
         self.local = LocalMemory(count, kernel.local_bytes)
         self.shared = SharedMemory(self.rows, kernel.shared_bytes(launch), self.threads)
         self.operand_reads = OperandReads(self.rows, warps_per_cta, self.shared.size)
-        self.mbarriers = MBarriers(self.rows, self.shared.size, self.cta_name)
+        self.mbarriers = MBarriers(self.rows, self.shared.size, self.cta_name, self.shared.alive)
         self.named = NamedBarriers(self.rows)
         self.cluster_barriers = ClusterBarriers(len(clusters), count, warps_per_cta * self.cluster_size)
         # What is ordered before what matters for tensor memory only.
@@ -114,7 +114,12 @@ class Machine:
         )
         self.thread_order = (
             ThreadOrder(
-                count, warps_per_cta * self.cluster_size, warps_per_cta, races and self.cluster_size > 1
+                count,
+                warps_per_cta * self.cluster_size,
+                warps_per_cta,
+                self.mbarriers.name,
+                scoped=races and self.cluster_size > 1,
+                within=races,
             )
             if functional and (self.cluster_size > 1 or races)
             else None
@@ -195,6 +200,11 @@ class Machine:
             )
         self.operand_reads.check_write(rows, offsets, size, "a store")
 
+    def check_initialized(self, warps: Array, keys: Array) -> None:
+        """Raise unless `warps` [n] know that the mbarriers `keys` [n], which they use, are initialized."""
+        if self.thread_order is not None:
+            self.thread_order.inits.check(warps, keys)
+
     def note_barrier(
         self, c: Cohort, ready: Array, kind: str, keys: Array, phases: Array, acquire: bool = False
     ) -> None:
@@ -243,7 +253,7 @@ class Machine:
                 cohort = self._next()
                 if cohort is not None:
                     self._advance(cohort)
-        self.mbarriers.check_drained(np.arange(self.rows))
+        self.mbarriers.check_drained(np.arange(self.rows), partial(warp_at_line, self))
         for state in self.unit_state.values():
             state.check_finished()
         ends: Array = self._finished.reshape(self.rows, self.warps_per_cta).max(1)
@@ -321,6 +331,8 @@ class Machine:
             if self.step > self.max_blocks:
                 raise EndlessError(self._endless(cohort))
             self.units.issue(cohort, kernel.costs[index])
+            if self.thread_order is not None:
+                self.thread_order.block = index
             try:
                 mask = cohort.mask
                 code.function(index, mask is not None)(cohort.registers, cohort, mask)
@@ -418,12 +430,14 @@ class Machine:
         self._finished[cohort.warps] = cohort.clock
         np.subtract.at(self.live_warps, cohort.rows, 1)
         self.cluster_barriers.leave(self.cluster_of_row[cohort.rows])
-        gone = np.unique(cohort.rows[self.live_warps[cohort.rows] == 0])
+        rows = np.unique(cohort.rows)
+        self.named.leave(rows, self.live_warps[rows] * LANES)
+        gone = rows[self.live_warps[rows] == 0]
         for state in self.unit_state.values():
             state.check_exit(gone)
         if self.thread_order is not None and len(gone):
             try:
-                self.thread_order.check_exit(gone)
+                self.thread_order.check_exit(gone, partial(remote_access, self))
             except SimulationError as error:
                 raise error.located(f"CTA {self.cta_name(int(gone[error.wrong][0]))}") from None
         self.shared.alive[gone] = False

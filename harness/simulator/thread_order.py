@@ -11,16 +11,18 @@ to be. "Access to the shared memory of a CTA that has exited is undefined" (CUDA
 `SharedRaces` asks the same of single words, and of those in other CTAs that the order has their scope.
 
 Order that goes through flags in memory is not seen: a kernel that relies on it would be refused. The copies
-of one warp count as done in the order of their issue.
+of one warp count as done in the order of their issue, and its `tcgen05.commit`s among them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.barrier_inits import BarrierInits
 from harness.simulator.errors import SimulationError
 from harness.simulator.ordering import BarrierClocks, first_of_pairs, learn
 from harness.simulator.scopes import Scopes
@@ -31,10 +33,19 @@ Array = npt.NDArray[Any]
 class ThreadOrder:
     """Clocks of `warps` warps of a machine, `per_cluster` of each cluster and `per_row` of each CTA.
 
-    With `scoped`, also of what orders accesses between CTAs by the letter of the memory model.
+    With `scoped`, also of what orders accesses between CTAs by the letter of the memory model. With
+    `within`, mbarriers must be known to be initialized by threads of their own CTA too.
     """
 
-    def __init__(self, warps: int, per_cluster: int, per_row: int, scoped: bool = False) -> None:
+    def __init__(
+        self,
+        warps: int,
+        per_cluster: int,
+        per_row: int,
+        mbarrier_name: Callable[[int], str],
+        scoped: bool = False,
+        within: bool = False,
+    ) -> None:
         self.per_cluster, self.per_row = per_cluster, per_row
         self.agents = 2 * per_cluster
         self.agent = np.arange(warps) % per_cluster
@@ -43,21 +54,33 @@ class ThreadOrder:
         self.copy_epoch = np.ones(warps, np.int32)
         # Of each CTA, the epoch of every agent's last access from another CTA; 0: none.
         self.last = np.zeros((warps // per_row, self.agents), np.int32)
+        self.block = 0  # of the program, that which is executed now
+        self._block_of_last = np.zeros_like(self.last)
+        self.inits = BarrierInits(self.seen, self.epoch, per_cluster, per_row, within, mbarrier_name)
         self.clocks: dict[str, BarrierClocks] = {}
         self.scopes = Scopes(self.agent, self.agents) if scoped else None
 
     def access(self, warps: Array, rows: Array) -> None:
         """`warps` [n] access the shared memory of other CTAs, `rows` [n]."""
         self.last[rows, self.agent[warps]] = self.epoch[warps]
+        self._block_of_last[rows, self.agent[warps]] = self.block
 
     def copy(self, warps: Array, issue: Array, rows: Array) -> Array:
         """`warps` [n] issue copies that write to `rows[i]` for copy `issue[i]`; the clocks of their ends."""
         np.add.at(self.copy_epoch, warps, 1)
         agents, epochs = self.per_cluster + self.agent[warps], self.copy_epoch[warps]
         np.maximum.at(self.last, (rows, agents[issue]), epochs[issue])
+        self._block_of_last[rows, agents[issue]] = self.block
+        self.inits.copied(warps, epochs)
         clocks = np.zeros((len(warps), self.agents), np.int32)
         clocks[np.arange(len(warps)), agents] = epochs
         return clocks
+
+    def commit(self, warps: Array, issue: Array, rows: Array) -> Array:
+        """As `copy`, for a `tcgen05.commit`, which also tells what its warps know."""
+        ends = self.copy(warps, issue, rows)
+        known: Array = np.maximum(self.published(warps), ends)
+        return known
 
     def arrive(self, kind: str, warps: Array, keys: Array, phases: Array, away: Array, release: bool) -> None:
         """Warps arrive on the barriers `keys` of a kind, which are in `phases`; both may repeat.
@@ -68,6 +91,8 @@ class ThreadOrder:
         warps, keys, phases = warps[first], keys[first], phases[first]
         if self.scopes is not None:
             self.scopes.arrive(kind, warps, self.epoch[warps], keys, phases, away[first], release)
+        if release:
+            self.inits.released(warps)
         learn(self._barriers(kind, keys, phases).open, keys, self.published(warps))
 
     def published(self, warps: Array) -> Array:
@@ -78,7 +103,8 @@ class ThreadOrder:
         return clocks
 
     def deliver(self, kind: str, clocks: Array, keys: Array, phases: Array) -> None:
-        """Clocks of what is asynchronous arrive on barriers."""
+        """Clocks of what is asynchronous arrive on mbarriers."""
+        self.inits.check_copies(clocks, keys)
         if self.scopes is not None:
             self.scopes.deliver(kind, clocks, keys, phases)
         learn(self._barriers(kind, keys, phases).open, keys, clocks)
@@ -95,6 +121,8 @@ class ThreadOrder:
 
     def fence(self, warps: Array, release: bool, acquire: bool) -> None:
         """A fence of cluster scope or wider by `warps`, all different, one-way or both ways."""
+        if release:
+            self.inits.released(warps)
         if self.scopes is not None:
             self.scopes.fence(warps, self.epoch[warps], release, acquire)
             self.epoch[warps] += 1
@@ -104,17 +132,22 @@ class ThreadOrder:
         barriers.turn(keys, phases)
         return barriers
 
-    def check_exit(self, rows: Array) -> None:
-        """CTAs `rows` exit: raise unless each knows that nobody is in its shared memory any more."""
+    def check_exit(self, rows: Array, said: Callable[[int, int, bool], str]) -> None:
+        """CTAs `rows` exit: raise unless each knows that nobody is in its shared memory any more.
+
+        `said` are words for a warp, a block where it accessed the memory of a CTA, and whether by a copy.
+        """
         known = self.seen.reshape(-1, self.per_row, self.agents)[rows].max(1)
         late = self.last[rows] > known
         if not late.any():
             return
         which, agent = (int(i) for i in np.argwhere(late)[0])
-        warp = agent % self.per_cluster
-        what = "a copy issued by" if agent >= self.per_cluster else "an access by"
+        by_copy = agent >= self.per_cluster
+        cluster = int(rows[which]) * self.per_row // self.per_cluster
+        warp = cluster * self.per_cluster + agent % self.per_cluster
+        who = said(warp, int(self._block_of_last[rows[which], agent]), by_copy)
+        what = "a copy or commit issued by" if by_copy else "an access by"
         raise SimulationError(
-            f"it exits, and nothing orders before that {what} warp {warp % self.per_row} of the CTA of rank "
-            f"{warp // self.per_row} in the cluster to its shared memory",
+            f"it exits, and nothing orders before that {what} {who} in its shared memory",
             np.arange(len(rows)) == which,
         )

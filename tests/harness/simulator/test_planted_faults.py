@@ -31,9 +31,9 @@ class Fault:
     says: str
     kind: type[SimulationError] = SimulationError
     first_only: bool = True
-    place: str = PLACE
 
 
+NO_INIT = rf"{PLACE}: nothing orders the mbarrier\.init of the mbarrier at 0x[0-9a-f]+ of CTA .* before this"
 WAIT_GROUP_1 = (r"wgmma\.wait_group\.sync\.aligned\s+1;", "")
 FAULTS = {
     "missing arrive": Fault(
@@ -141,9 +141,16 @@ FAULTS = {
                 "",
             ),
         ),
-        "it exits, and nothing orders before that an access by warp",
+        rf"CTA \(\d+, \d+, \d+\): it exits, and nothing orders before that an access by {PLACE} in its",
         first_only=False,
-        place=r"CTA \(\d+, \d+, \d+\)",
+    ),
+    "no cluster barrier behind the mbarriers' initialization": Fault(
+        "router_cluster",
+        ((r"barrier\.cluster\.arrive\.relaxed;\s*barrier\.cluster\.wait;", ""),),
+        NO_INIT,
+    ),
+    "mbarriers initialized without a fence": Fault(
+        "router_cluster", ((r"fence\.mbarrier_init\.release\.cluster;", ""),), NO_INIT, first_only=False
     ),
     "rank outside the cluster": Fault(
         "router_cluster",
@@ -166,7 +173,7 @@ def test_faults_are_named(compiled: dict[str, Path], fault: Fault) -> None:
     assert isinstance(error, fault.kind)
     assert "\n" not in str(error)
     assert re.search(fault.says, str(error)), str(error)
-    assert re.search(fault.place, str(error)), str(error)
+    assert re.search(PLACE, str(error)), str(error)
 
 
 def test_a_missing_proxy_fence_is_named(compiled: dict[str, Path]) -> None:
