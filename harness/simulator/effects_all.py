@@ -12,6 +12,7 @@ from harness.simulator import (  # noqa: F401
     effects_matrix,
     effects_memory,
     effects_mma,
+    effects_registers,
     effects_tcgen05,
     effects_tcgen05_memory,
     effects_tma,

@@ -1,7 +1,6 @@
 """Barriers, fences and the rest of what synchronizes.
 
-PTX ISA, "Parallel synchronization and communication instructions" and "Miscellaneous instructions:
-setmaxnreg".
+PTX ISA, "Parallel synchronization and communication instructions".
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from harness.simulator.errors import SimulationError
 from harness.simulator.ptx import Address, Instruction
 
 Array = npt.NDArray[Any]
-# 32-bit registers of an SM (CUDA C++ Programming Guide, "Compute Capabilities", the same for 9.0 and 10.x).
-REGISTER_FILE = 64 * 1024
 _MBARRIER = "shared shared::cta shared::cluster release relaxed acquire cta cluster"
 # Of a fence: those that order accesses of threads in different CTAs.
 _BEYOND_CTA = {"cluster", "gpu", "sys", "gl"}
@@ -349,32 +346,6 @@ def fence(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any) -> None:
         if beyond_cta and c.machine.thread_order is not None:
             c.machine.thread_order.fence(c.warps[c.active(m).any(1)], release, acquire)
-
-    return run
-
-
-@effect("setmaxnreg", flags="inc dec sync aligned")
-def set_registers(instruction: Instruction) -> Run:
-    grows = "inc" in instruction.parts
-
-    def run(c: Cohort, m: Any, count: int) -> None:
-        if count % 8 or not 24 <= count <= 256:
-            raise SimulationError(f"setmaxnreg {count}: a multiple of 8 from 24 to 256")
-        warps = c.warps[c.whole_warps(m, "setmaxnreg")]
-        held = c.machine.registers_per_thread
-        wrong = (held[warps] > 0) & ((held[warps] > count) if grows else (held[warps] < count))
-        if wrong.any():
-            have = int(held[warps][wrong][0])
-            raise SimulationError(f"setmaxnreg to {count} by a warp that has {have} registers", wrong)
-        held[warps] = count
-        of_row = np.zeros(c.machine.rows, np.int64)
-        np.add.at(of_row, c.machine.row_of_warp, held * LANES)
-        over = of_row[c.rows] > REGISTER_FILE
-        if over.any():
-            total = int(of_row[c.rows][over][0])
-            raise SimulationError(
-                f"setmaxnreg: the CTA's warps ask for {total} registers, an SM has {REGISTER_FILE}", over
-            )
 
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -17,10 +18,14 @@ from harness.simulator.timing import BlockCost, block_costs
 
 
 class LoadedKernel:
-    """One entry of a module, compiled once and run any number of times."""
+    """One entry of a module, compiled once and run any number of times.
 
-    def __init__(self, module: Module, kernel: Kernel) -> None:
+    `registers`: that a thread is launched with; None: nobody says.
+    """
+
+    def __init__(self, module: Module, kernel: Kernel, registers: int | None = None) -> None:
         self.kernel = kernel
+        self.registers = registers
         self.target: Target = target_named(module.target)
         self.program = Program(kernel)
         self.code = Code(self.program)
@@ -75,7 +80,10 @@ class LoadedKernel:
         return space
 
 
-def load(ptx: str) -> dict[str, LoadedKernel]:
-    """Every kernel of a module by name."""
+def load(ptx: str, registers: Mapping[str, int] | None = None) -> dict[str, LoadedKernel]:
+    """Every kernel of a module by name; `registers`: that a thread is launched with, by kernel name."""
     module = parse(ptx)
-    return {name: LoadedKernel(module, kernel) for name, kernel in module.kernels.items()}
+    return {
+        name: LoadedKernel(module, kernel, (registers or {}).get(name))
+        for name, kernel in module.kernels.items()
+    }

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from harness.artifact import LAUNCHER
+from harness.resources import read_resources
 from harness.simulator.global_memory import GlobalMemory
 from harness.simulator.grids import Grids, alike
 from harness.simulator.launch import Launch
@@ -40,7 +41,7 @@ class Program:
 
     @classmethod
     def of_folder(cls, folder: Path, races: bool = False, implied_order: bool = False) -> Program:
-        kernels = load((folder / "kernel.ptx").read_text())
+        kernels = load((folder / "kernel.ptx").read_text(), _launched_registers(folder / "kernel.cubin"))
         recorder = Recorder(folder / LAUNCHER, [loaded.kernel for loaded in kernels.values()])
         return cls(recorder, kernels, races, implied_order=implied_order)
 
@@ -72,6 +73,13 @@ class Program:
             return launch
         x, y, z = launch.grid
         return replace(launch, grid=(min(x, self.columns * launch.cluster[0]), y, z))
+
+
+def _launched_registers(cubin: Path) -> dict[str, int]:
+    """The registers of a thread as compiled, by kernel name; none of a kernel that only has PTX."""
+    if not cubin.is_file():
+        return {}
+    return {entry.kernel: entry.registers for entry in read_resources(cubin.read_bytes())}
 
 
 def memory_of(tensors: Iterable[Any]) -> GlobalMemory:

@@ -184,17 +184,6 @@ def test_a_register_nobody_wrote_is_not_read() -> None:
         run_ptx("add.s32 %r5, %r4, 1;", x, y)
 
 
-@pytest.mark.parametrize(("threads", "count", "fails"), [(384, 168, False), (384, 176, True)])
-def test_registers_of_an_sm(threads: int, count: int, fails: bool) -> None:
-    x = y = torch.zeros(threads, dtype=torch.int32)
-    body = f"setmaxnreg.inc.sync.aligned.u32 {count};"
-    if not fails:
-        run_ptx(body, x, y, threads=threads)
-        return
-    with pytest.raises(SimulationError, match="ask for 67584 registers, an SM has 65536"):
-        run_ptx(body, x, y, threads=threads)
-
-
 @pytest.mark.parametrize("apart", APART)
 def test_a_guarded_first_write_leaves_the_other_lanes_alone(apart: int | None) -> None:
     """Warps part with the register unwritten; only lanes that wrote it read it."""
