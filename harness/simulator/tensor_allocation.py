@@ -7,6 +7,7 @@ free; a pair of CTAs allocates together and gets the same columns; everything is
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,16 @@ def checked_size(columns: int) -> int:
 
 
 class Allocations:
-    """`held` bool [rows, 512]: the columns each CTA has; `sm_of_row` says which CTAs share an SM's."""
+    """`held` bool [rows, 512]: the columns each CTA has; `sm_of_row` says which CTAs share an SM's.
 
-    def __init__(self, sm_of_row: Array) -> None:
+    For messages, `cta_name` gives a row's CTA, and `lines` are the PTX lines of the kernel's allocations.
+    """
+
+    def __init__(
+        self, sm_of_row: Array, cta_name: Callable[[int], str] = str, lines: Sequence[int] = ()
+    ) -> None:
         rows = len(sm_of_row)
+        self._cta_name, self._lines = cta_name, lines
         _, self._sm = np.unique(sm_of_row, return_inverse=True)
         self._taken = np.zeros((rows, COLUMNS), np.bool_)  # by SM
         self.held = np.zeros((rows, COLUMNS), np.bool_)
@@ -63,7 +70,10 @@ class Allocations:
             return
         sizes = {self._asked[row] for row in rows}
         if len(sizes) > 1:
-            raise SimulationError(f"the CTAs of a pair allocate {sizes} columns of tensor memory")
+            raise SimulationError(
+                f"the CTAs of a pair allocate {sizes} columns of tensor memory: "
+                f"CTAs {' and '.join(self._cta_name(row) for row in rows)}"
+            )
         (columns,) = sizes
         taken = np.logical_or.reduce([self._taken[self._sm[row]] for row in rows])
         for first in range(0, COLUMNS - columns + 1, LEAST):
@@ -114,7 +124,12 @@ class Allocations:
         """CTAs of `rows` exit: they may hold nothing."""
         kept = self.held[rows].sum(1)
         if kept.any():
-            raise SimulationError(f"a CTA exits with {int(kept.max())} columns of tensor memory allocated")
+            row = int(rows[np.argmax(kept)])
+            lines = " or ".join(map(str, self._lines))
+            raise SimulationError(
+                f"a CTA exits with {int(kept.max())} columns of tensor memory allocated: "
+                f"CTA {self._cta_name(row)}, by the tcgen05.alloc at PTX line {lines}"
+            )
 
     def waits_for(self, row: int) -> str:
         """What a blocked allocation of a CTA waits for."""

@@ -11,6 +11,7 @@ factors over those that products before it read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,12 +63,23 @@ class _Track:
 
 
 class TensorShadow:
-    """Of `rows` CTAs, with `warps_per_cta` warps each; `halves` of a quarter told apart: 2, or 1 for none."""
+    """Of `rows` CTAs, with `warps_per_cta` warps each; `halves` of a quarter told apart: 2, or 1 for none.
 
-    def __init__(self, ordering: Ordering, rows: int, warps_per_cta: int, halves: int = 1) -> None:
+    `cta_name`: a row's CTA, for messages.
+    """
+
+    def __init__(
+        self,
+        ordering: Ordering,
+        rows: int,
+        warps_per_cta: int,
+        halves: int = 1,
+        cta_name: Callable[[int], str] = str,
+    ) -> None:
         self.ordering = ordering
         self.warps_per_cta = warps_per_cta
         self.halves = halves
+        self._cta_name = cta_name
         cells = rows * QUARTERS * halves * COLUMNS
         self.writes = _Track.empty(cells)
         self.core_reads = _Track.empty(cells)
@@ -223,7 +235,8 @@ class TensorShadow:
         else:
             want = f"want a tcgen05.wait::{kind}, a tcgen05.fence::before_thread_sync and a barrier behind it"
         return (
-            f"{does} tensor memory of CTA {row}, lanes {QUADRANT // self.halves * part} on, column {column}, "
+            f"{does} tensor memory of CTA {self._cta_name(row)}, "
+            f"lanes {QUADRANT // self.halves * part} on, column {column}, "
             f"that {name} for warp {warp} {did}, and nothing orders the two: {want}"
         )
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
+from harness.simulator.ptx import Instruction
 from harness.simulator.shared import PAGE_WORDS
 from harness.simulator.tcgen05_copy import copy_to_tensor_memory
 from harness.simulator.tcgen05_mma import Scales, TensorCore
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from harness.simulator.machine import Machine
 
 Array = npt.NDArray[Any]
+ALLOC = ("tcgen05", "alloc")
 
 
 @dataclass
@@ -103,14 +105,16 @@ class TensorUnit:
                     read = words[group % len(words)]
                     if ((read >= first_word[copy]) & (read <= last_word[copy])).any():
                         raise SimulationError(
-                            f"a copy overwrites shared memory of CTA {rows[copy]} from "
+                            "a copy overwrites shared memory of CTA "
+                            f"{self.machine.cta_name(int(rows[copy]))} from "
                             f"{4 * int(first_word[copy]):#x} on, which {one.name} may still read"
                         )
 
     def check_exit(self, rows: Array) -> None:
         for one in self.queue:
-            if np.isin(one.ctas, rows).any():
-                raise SimulationError(f"a CTA exits before {one.name} is complete")
+            gone = np.asarray(np.isin(one.ctas, rows).any(1))
+            if gone.any():
+                raise SimulationError(f"{self._place(one, gone)}: a CTA exits before it is complete")
         self.allocations.check_exit(rows)
 
     def check_finished(self) -> None:
@@ -200,6 +204,12 @@ class TensorUnit:
         )
 
 
+def _allocations(machine: Machine) -> Allocations:
+    body = machine.kernel.kernel.body
+    lines = [item.line for item in body if isinstance(item, Instruction) and item.parts[:2] == ALLOC]
+    return Allocations(machine.sm_of_row, machine.cta_name, lines)
+
+
 def tensor_unit(machine: Machine) -> TensorUnit:
     """The machine's tensor unit, made at its first use."""
     unit = machine.unit_state.get("tensor")
@@ -208,9 +218,9 @@ def tensor_unit(machine: Machine) -> TensorUnit:
         shadow = None
         if ordering is not None:
             halves = 2 if machine.kernel.halves_quarters else 1
-            shadow = TensorShadow(ordering, machine.rows, machine.warps_per_cta, halves)
+            shadow = TensorShadow(ordering, machine.rows, machine.warps_per_cta, halves, machine.cta_name)
         memory = TensorMemory.empty(machine.rows)
-        unit = TensorUnit(machine, memory, Allocations(machine.sm_of_row), shadow)
+        unit = TensorUnit(machine, memory, _allocations(machine), shadow)
         machine.unit_state["tensor"] = unit
     assert isinstance(unit, TensorUnit)
     return unit

@@ -16,6 +16,7 @@ from harness.simulator.run import Program
 from tests.harness.simulator import handshake_ptx
 from tests.harness.simulator.gemm_params import GEMMS
 from tests.harness.simulator.gemm_reference import make_operands
+from tests.harness.simulator.test_planted_faults import PLACE
 
 UNORDERED = "and nothing orders the two: "
 AFTER = UNORDERED + "the barrier between them counts with a tcgen05.fence::after_thread_sync behind it"
@@ -47,14 +48,30 @@ def test_the_kernel_is_right_without_a_defect() -> None:
         ("free wait", COMMIT),
         ("after free", AFTER),
         ("after dealloc", AFTER),
-        ("dealloc", "a CTA exits with 32 columns of tensor memory allocated"),
         ("zeros", "nobody wrote tensor memory of CTA 0, lane 0, column 0"),
         ("full wait", "more arrivals on the mbarrier"),
     ],
 )
 def test_a_missing_line(name: str, message: str) -> None:
-    with pytest.raises(SimulationError, match=re.escape(message)):
+    with pytest.raises(SimulationError, match=f"{PLACE}.*{re.escape(message)}"):
         handshake_ptx.run(handshake_ptx.without(name))
+
+
+def test_columns_that_nobody_frees() -> None:
+    message = (
+        r"a CTA exits with 32 columns of tensor memory allocated: CTA \(0, 0, 0\), "
+        r"by the tcgen05.alloc at PTX line \d+"
+    )
+    with pytest.raises(SimulationError, match=message):
+        handshake_ptx.run(handshake_ptx.without("dealloc"))
+
+
+def test_a_product_that_its_cta_does_not_wait_for() -> None:
+    waits = ("//<full wait>", "//<free wait>", "//<commit>", "arrive.")
+    gone = (*waits, "//<dealloc>", "tcgen05.ld", "st.global")
+    lines = [line for line in handshake_ptx.KERNEL.splitlines() if not any(word in line for word in gone)]
+    with pytest.raises(SimulationError, match=f"{PLACE}: a CTA exits before it is complete"):
+        handshake_ptx.run("\n".join(lines))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +86,7 @@ def test_order_that_barriers_and_registers_imply(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "message"), [("wait st", RELEASE_STORE), ("free wait", COMMIT)])
 def test_order_that_nothing_implies(name: str, message: str) -> None:
-    with pytest.raises(SimulationError, match=re.escape(message)):
+    with pytest.raises(SimulationError, match=f"{PLACE}.*{re.escape(message)}"):
         handshake_ptx.run(handshake_ptx.without(name), implied_order=True)
 
 
@@ -125,7 +142,7 @@ MMA = "tcgen05.mma.cta_group::1.kind::f16.collector::a::discard [%r5], %rd3, %rd
     ],
 )
 def test_a_wrong_line(name: str, line: str, message: str) -> None:
-    with pytest.raises(SimulationError, match=re.escape(message)):
+    with pytest.raises(SimulationError, match=f"{PLACE}.*{re.escape(message)}"):
         handshake_ptx.run(handshake_ptx.with_line(name, line))
 
 
@@ -171,29 +188,47 @@ SCALED = "gemm_nvf4_1cta_n128_c1x1_s3"
         (
             "gemm_f16_1cta_n128_c1x1_s1",
             released_too_soon,
-            r"a copy overwrites shared memory of CTA 0 .* which tcgen05\.mma\S* \(PTX .* may still read",
+            rf"{PLACE}.*a copy overwrites shared memory of CTA \(0, 0, 0\) "
+            r".* which tcgen05\.mma\S* \(PTX .* may still read",
         ),
         (
             "gemm_f16_2cta_n128_c2x1_s3",
             released_too_soon,
-            r"a copy overwrites shared memory of CTA [01] .* may still read",
+            rf"{PLACE}.*a copy overwrites shared memory of CTA \([01], 0, 0\) .* may still read",
         ),
         (
             SCALED,
             replaced(r"add\.s32 \t(%r\d+), (%r\d+), 128;(?=(.|\n)*tcgen05\.cp)", r"add.s32 \t\1, \2, 96;"),
-            "the accumulator, 128 columns from 0 on, overlaps an operand of its own, 4 columns from 96 on",
+            f"{PLACE}.*the accumulator, 128 columns from 0 on, "
+            "overlaps an operand of its own, 4 columns from 96 on",
         ),
         (
             SCALED,
             copied_over_the_accumulator,
-            r"mma.* that tcgen05\.cp\S* \(PTX line \d+\) for warp 4 writes, and nothing orders the two",
+            rf"{PLACE}.*tensor memory of CTA \(0, 0, 0\), lanes 0 on"
+            r".* that tcgen05\.cp\S* \(PTX line \d+\) for warp 4 writes, and nothing orders the two",
         ),
-        (SCALED, replaced(r"\ttcgen05\.cp[^;]*;", ""), "nobody wrote tensor memory of CTA 0"),
-        (SCALED, replaced(r"\ttcgen05\.dealloc[^;]*;", ""), "a CTA exits with 256 columns"),
+        (SCALED, replaced(r"\ttcgen05\.cp[^;]*;", ""), f"{PLACE}.*nobody wrote tensor memory of CTA 0"),
+        (
+            SCALED,
+            replaced(r"\ttcgen05\.dealloc[^;]*;", ""),
+            r"a CTA exits with 256 columns of tensor memory allocated: CTA \(0, 0, 0\), "
+            r"by the tcgen05.alloc at PTX line \d+",
+        ),
+        (
+            SCALED,
+            replaced(r"\ttcgen05\.alloc[^;]*;", r"\g<0>\n\g<0>\n\g<0>"),
+            f"{PLACE}.*an allocation of 256 columns of tensor memory by a CTA that holds 512 of 512",
+        ),
+        (
+            "gemm_f16_2cta_n128_c2x1_s3",
+            replaced(r"mov\.b32 \t(%r\d+), 128;(?=\s+tcgen05\.alloc)", r"mov.b32 \t\1, 1024;"),
+            f"{PLACE}.*an allocation of 1024 columns of tensor memory: want a power of two from 32 to 512",
+        ),
         (
             SCALED,
             replaced(r"mov\.b32 \t(%r\d+), 256;(?=\s+tcgen05\.alloc)", r"mov.b32 \t\1, 128;"),
-            "not allocated",
+            f"{PLACE}.*not allocated",
         ),
     ],
 )
