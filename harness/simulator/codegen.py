@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,9 @@ from harness.simulator.rounding import select
 
 CARRY = "%carry"
 SINK = "_"
-_WIDTHS = {"8": np.uint8, "16": np.uint16, "32": np.uint32, "64": np.uint64}
+# Results of these fill a wider register (PTX ISA, "Operand Size Exceeding Instruction-Type Size").
+_EXTENDED = ("ld", "cvt")
+_WIDTHS: dict[str, Any] = {"8": np.uint8, "16": np.uint16, "32": np.uint32, "64": np.uint64}
 _TYPE = re.compile(r"(?:[subf]|bf)(8|16|32|64)(?:x2)?$")
 # Shift counts, bit positions and member masks are 32 bits wide whatever the instruction's type (PTX ISA, shl,
 # bfe, bfi, vote.sync, match.sync).
@@ -54,6 +56,24 @@ def merge(mask: Any, new: Any, old: Any) -> Any:
     if old is UNWRITTEN:
         old = np.zeros_like(new) if isinstance(new, np.ndarray) else type(new)(0)
     return select(mask, new, old)
+
+
+def extended(function: Callable[..., Any], signed: bool, widths: list[Any]) -> Callable[..., Any]:
+    """`function` with each of its results extended to a register of `widths`, by the sign or by zeros."""
+
+    def extend(value: Any, width: Any) -> Any:
+        if not signed:
+            return value.astype(width)
+        wide = np.dtype(f"i{np.dtype(width).itemsize}")
+        return value.view(f"i{value.dtype.itemsize}").astype(wide).view(width)
+
+    def execute(*operands: Any) -> Any:
+        results = function(*operands)
+        if isinstance(results, tuple):
+            return tuple(extend(value, width) for value, width in zip(results, widths, strict=True))
+        return extend(results, widths[0])
+
+    return execute
 
 
 def both(mask: Any, guard: Any) -> Any:
@@ -101,6 +121,18 @@ class Code:
         if key not in self._functions:
             self._functions[key] = self._generate(self.program.blocks[block], masked)
         return self._functions[key]
+
+    @cached_property
+    def fragments(self) -> tuple[int, ...]:
+        """The registers that wgmma instructions accumulate into or read A from."""
+        products = (
+            instruction
+            for block in self.program.blocks
+            for instruction in block.instructions
+            if instruction.parts[:2] == ("wgmma", "mma_async")
+        )
+        vectors = {item for one in products for item in one.operands if isinstance(item, Vector)}
+        return tuple(self.registers[name] for vector in vectors for name in destinations_of(vector))
 
     def guard_index(self, guard: Reg | Not) -> tuple[int, bool]:
         """A branch's predicate: its register and whether it is negated."""
@@ -192,8 +224,11 @@ class Code:
         if reads_carry(parts):
             arguments.append(f"r[{self.registers[CARRY]}]")
         if parts[0] in ACROSS_LANES:
-            arguments.append(f"c.active({active})")
-        function = _name(names, "f", lookup(parts, len(targets)))
+            synchronized = "sync" in parts
+            arguments.append(
+                f"c.members({arguments[-1]}, {active})" if synchronized else f"c.active({active})"
+            )
+        function = _name(names, "f", self._extended(instruction, targets, lookup(parts, len(targets))))
         if writes_carry(parts):
             targets = [*targets, CARRY]
         return targets, f"{function}({', '.join(arguments)})"
@@ -202,7 +237,8 @@ class Code:
         self, effect: effects.Effect, instruction: Instruction, names: dict[str, Any], active: str
     ) -> tuple[list[str], str]:
         operands = list(instruction.operands)
-        function = _name(names, "e", effect.bind(instruction))
+        targets = destinations_of(operands.pop(0)) if effect.writes else []
+        function = _name(names, "e", self._extended(instruction, targets, effect.bind(instruction)))
         if effect.registers:
             indices = [
                 tuple(self.registers[item.name] for item in operand.items)  # type: ignore[union-attr]
@@ -215,12 +251,30 @@ class Code:
                 for index, operand in zip(indices, operands, strict=True)
             ]
             return [], f"{function}(c, {active}, r, {', '.join(arguments)})"
-        targets: list[str] = []
-        if effect.writes:
-            targets = destinations_of(operands.pop(0))
         arguments = [self._effect_source(operand, names) for operand in operands]
         call = f"{function}({', '.join(['c', active, *arguments])})"
         return targets, call
+
+    def _extended(
+        self, instruction: Instruction, targets: list[str], function: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """`function`, its results extended where a destination is wider than the instruction's type."""
+        parts = instruction.parts
+        if parts[0] not in _EXTENDED or "pack" in parts:
+            return function
+        kind = next((part for part in parts[1:] if _TYPE.match(part)), "")
+        if not kind or kind.endswith("x2"):
+            return function
+        declared = [
+            _TYPE.match("b16" if name == SINK else self.program.kernel.register_type(name))
+            for name in targets
+        ]
+        widths = [_WIDTHS[match.group(1)] if match else np.uint8 for match in declared]
+        # What is narrower than the narrowest register comes extended to that.
+        bits = max(16, int(kind.lstrip("subf")))
+        if all(8 * width().itemsize <= bits for width in widths):
+            return function
+        return extended(function, kind[0] == "s", widths)
 
     def _move(self, instruction: Instruction, names: dict[str, Any]) -> tuple[list[str], str] | None:
         target, source = instruction.operands

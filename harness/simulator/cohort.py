@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from harness.simulator.absent import UNWRITTEN, Absent
 from harness.simulator.errors import SimulationError
+from harness.simulator.program import EXIT
 from harness.simulator.ptx import Symbol
 
 if TYPE_CHECKING:
@@ -110,6 +111,50 @@ class Cohort:
         chosen: Array = value[np.arange(len(first)), first]
         return chosen
 
+    def same_in_warp(self, value: Any, mask: Any, what: str) -> Array:
+        """`per_warp` of an operand on which the active lanes of a warp have to agree."""
+        values = self.per_warp(value, mask)
+        if np.ndim(value) == 2 and value.shape[1] > 1:
+            different = ((value != values[:, None]) & self.active(mask)).any(1)
+            if different.any():
+                raise SimulationError(f"lanes of one warp disagree about {what}", different)
+        return values
+
+    def members(self, members: Any, mask: Any) -> Array:
+        """`active`, after checking that a member mask names nobody who runs on without executing it.
+
+        PTX ISA, `.sync` of shfl, vote, match, redux and elect: it waits for all named threads but the exited.
+        """
+        active = self.active(mask)
+        if mask is None:
+            return active
+        named = (np.asarray(members) >> np.arange(LANES, dtype=np.uint32) & np.uint32(1)).astype(np.bool_)
+        missing = named & ~active & active.any(1, keepdims=True)
+        if missing.any():
+            missing &= self._running
+        if missing.any():
+            warp, lane = np.argwhere(missing)[0]
+            value = int(self.lanes(members)[warp][active[warp]][0])
+            raise SimulationError(
+                f"member mask {value:#010x} names lane {lane}, which does not execute it", missing.any(1)
+            )
+        return active
+
+    @property
+    def _running(self) -> Array:
+        """The lanes that may still execute an instruction with a member mask, bool [W, 32]."""
+        if self.mask is None:
+            return self._everybody
+        running = self.mask.copy()
+        for frame in self.stack:
+            if frame.reconvergence != EXIT:
+                running |= frame.mask
+            # Of lanes that meet at the exit only, those still to run may have nothing left but to exit.
+            for block, lanes in frame.pending:
+                if self.machine.kernel.program.synchronizes_lanes[block]:
+                    running |= lanes
+        return running
+
     def special(self, name: str) -> Any:
         """A special register's value in this cohort."""
         if name in _TIMERS:
@@ -163,7 +208,7 @@ class Cohort:
         ]
         if self.token is not None:
             other.token = tuple(array[taken] for array in self.token)
-        other.units = {name: state.part(self, taken) for name, state in self.units.items()}
+        other.units = {name: state.part(self, other, taken) for name, state in self.units.items()}
         return other
 
     def join(self, other: Cohort, registers: list[int]) -> Cohort:
@@ -180,7 +225,7 @@ class Cohort:
         for name in {*self.units, *other.units}:
             mine: Any = self.units.get(name)
             theirs: Any = other.units.get(name)
-            state = (mine if mine is not None else theirs).join(mine, theirs, shapes)
+            state = (mine if mine is not None else theirs).join(mine, theirs, (self, other), whole)
             if state is not None:
                 whole.units[name] = state
         return whole

@@ -59,7 +59,7 @@ def effect(
 ) -> Callable[[Any], Any]:
     """Register a factory of effects for opcodes that begin with `prefix`.
 
-    `flags`, separated by spaces, are the modifiers behind the prefix that it knows, beside types (`L2::*`
+    `flags`, separated by spaces, are the modifiers behind the prefix that it knows, beside one type (`L2::*`
     stands for all that begin so); any other is refused. None: the factory looks for itself.
     """
 
@@ -83,15 +83,19 @@ def wait(*prefix: str, flags: str | None = None) -> Callable[[Any], Any]:
 def _checked(
     factory: Callable[[Instruction], Any], prefix: int, flags: str | None
 ) -> Callable[[Instruction], Any]:
-    """`factory`, for opcodes whose parts behind the prefix are all types or among `flags`."""
+    """`factory`, for opcodes whose parts behind the prefix are among `flags`, but for one type at most."""
     if flags is None:
         return factory
     known = set(flags.split())
     families = tuple(flag.removesuffix("*") for flag in known if flag.endswith("*"))
 
     def check(instruction: Instruction) -> Any:
-        for part in instruction.parts[prefix:]:
-            if part not in known and part not in TYPES and not (families and part.startswith(families)):
+        others = [part for part in instruction.parts[prefix:] if part not in known]
+        types = [part for part in others if part in TYPES]
+        if len(types) > 1:
+            raise SimulationError(f"unknown modifier .{types[0]} in {instruction.opcode}: one type is enough")
+        for part in others:
+            if part not in types and not (families and part.startswith(families)):
                 raise SimulationError(f"unknown modifier .{part} in {instruction.opcode}")
         return factory(instruction)
 

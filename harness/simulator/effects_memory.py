@@ -327,15 +327,22 @@ def map_address(instruction: Instruction) -> Run:
     return run
 
 
-@effect("prefetch")
-@effect("prefetchu")
-@effect("discard")
-@effect("applypriority")
+@effect("prefetch", flags="global local L1 L2 L2::evict_last L2::evict_normal")
+@effect("prefetchu", flags="L1")
+@effect("discard", flags="global L2")
+@effect("applypriority", flags="global L2::evict_normal")
 def hint(instruction: Instruction) -> Run:
     """Cache hints change no value."""
     return lambda c, m, *operands: None
 
 
-@effect("createpolicy", writes=True)
+_EVICTIONS = "evict_last evict_normal evict_first evict_unchanged"
+
+
+@effect(
+    "createpolicy",
+    flags=f"fractional range cvt L2 global {' '.join(f'L2::{name}' for name in _EVICTIONS.split())}",
+    writes=True,
+)
 def policy(instruction: Instruction) -> Run:
     return lambda c, m, *operands: np.uint64(0)

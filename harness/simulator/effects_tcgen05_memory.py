@@ -25,6 +25,8 @@ from harness.simulator.tensor_memory import HALF_QUADRANT, QUADRANT, column_of, 
 from harness.simulator.tensor_unit import TensorUnit, tensor_unit
 
 Array = npt.NDArray[Any]
+_GROUPS = "cta_group::1 cta_group::2"
+_TRANSFER = f"sync aligned {' '.join(FRAGMENTS)} 16x32bx2 x1 x2 x4 x8 x16 x32 x64 x128"
 
 
 class _Alloc:
@@ -70,12 +72,12 @@ def _hand_over(c: Cohort, unit: TensorUnit, warp: int, offset: int, column: int,
     unit.memory.written[row, :, column : column + columns] = False
 
 
-@wait("tcgen05", "alloc")
+@wait("tcgen05", "alloc", flags=f"{_GROUPS} sync aligned shared::cta")
 def alloc(instruction: Instruction) -> Wait:
     return _Alloc(instruction)
 
 
-@effect("tcgen05", "dealloc")
+@effect("tcgen05", "dealloc", flags=f"{_GROUPS} sync aligned")
 def dealloc(instruction: Instruction) -> Run:
     group = cta_group(instruction)
 
@@ -96,7 +98,7 @@ def dealloc(instruction: Instruction) -> Run:
     return run
 
 
-@effect("tcgen05", "relinquish_alloc_permit")
+@effect("tcgen05", "relinquish_alloc_permit", flags=f"{_GROUPS} sync aligned")
 def relinquish(instruction: Instruction) -> Run:
     group = cta_group(instruction)
 
@@ -151,7 +153,7 @@ def _claim(
     return note
 
 
-@effect("tcgen05", "ld", writes=True)
+@effect("tcgen05", "ld", flags=f"{_TRANSFER} pack::16b", writes=True)
 def load(instruction: Instruction) -> Run:
     transfer = _transfer(instruction, _half_split(instruction, 2))
 
@@ -159,7 +161,7 @@ def load(instruction: Instruction) -> Run:
         here = c.whole_warps(m, "tcgen05.ld")
         machine = c.machine
         unit = tensor_unit(machine)
-        address = c.per_warp(np.asarray(source), m)[here].astype(np.uint32)
+        address = c.same_in_warp(np.asarray(source), m, "the address")[here].astype(np.uint32)
         _claim(c, unit, here, transfer, address)(instruction, "ld")
         out = np.zeros((transfer.registers, len(c.warps), 32), np.uint32)
         if machine.functional:
@@ -172,7 +174,7 @@ def load(instruction: Instruction) -> Run:
     return run
 
 
-@effect("tcgen05", "st")
+@effect("tcgen05", "st", flags=f"{_TRANSFER} unpack::16b")
 def store(instruction: Instruction) -> Run:
     transfer = _transfer(instruction, _half_split(instruction, 1))
 
@@ -180,7 +182,7 @@ def store(instruction: Instruction) -> Run:
         here = c.whole_warps(m, "tcgen05.st")
         machine = c.machine
         unit = tensor_unit(machine)
-        address = c.per_warp(np.asarray(target), m)[here].astype(np.uint32)
+        address = c.same_in_warp(np.asarray(target), m, "the address")[here].astype(np.uint32)
         _claim(c, unit, here, transfer, address)(instruction, "st")
         if machine.functional:
             values = rest[-1] if isinstance(rest[-1], tuple) else (rest[-1],)
@@ -204,7 +206,11 @@ def _ordered(act: Callable[[Ordering, Array], None]) -> Callable[[Instruction], 
     return factory
 
 
-effect("tcgen05", "wait::ld")(_ordered(lambda ordering, warps: ordering.finished(warps, "ld")))
-effect("tcgen05", "wait::st")(_ordered(lambda ordering, warps: ordering.finished(warps, "st")))
-effect("tcgen05", "fence::before_thread_sync")(_ordered(Ordering.fence_before))
-effect("tcgen05", "fence::after_thread_sync")(_ordered(Ordering.fence_after))
+effect("tcgen05", "wait::ld", flags="sync aligned")(
+    _ordered(lambda ordering, warps: ordering.finished(warps, "ld"))
+)
+effect("tcgen05", "wait::st", flags="sync aligned")(
+    _ordered(lambda ordering, warps: ordering.finished(warps, "st"))
+)
+effect("tcgen05", "fence::before_thread_sync", flags="")(_ordered(Ordering.fence_before))
+effect("tcgen05", "fence::after_thread_sync", flags="")(_ordered(Ordering.fence_after))

@@ -1,8 +1,13 @@
 """`wgmma`: products issued, committed in groups, and waited for.
 
 PTX ISA, "Asynchronous warpgroup level matrix instructions". All steps of a commit group into one accumulator
-are one matrix product. An accumulator in flight lives here as a tile, and its registers are empty: reading
-one before the wait is an error, as it is on the machine.
+with the same modifiers are one matrix product. An accumulator in flight lives here as a tile, and its
+registers are empty: reading one before the wait is an error, as it is on the machine.
+
+Registers that a product reads or accumulates into must be behind a `wgmma.fence` since they were written or
+left flight ("wgmma.fence"; only products of one shape into an accumulator in flight need none). That a
+register was written shows in its value being another object. A constant passes: compilers set accumulators to
+zero behind the fence that the source has in front of the products.
 """
 
 from __future__ import annotations
@@ -32,9 +37,10 @@ WARPS = WARPGROUP
 
 @dataclass
 class _Pending:
-    """Steps of the open group into one accumulator; `keep` [G]: which warpgroups add to what was there."""
+    """Like steps of the open group into one accumulator; `keep` [G]: which warpgroups add to what it held."""
 
     instruction: Wgmma
+    a_in_registers: bool
     keep: Array
     a: list[Array] = field(default_factory=list)
     b: list[Array] = field(default_factory=list)
@@ -47,13 +53,23 @@ class Warpgroups:
     Each warp holds its 16 rows of an accumulator: warps may part between the instructions of a warpgroup.
     """
 
-    pending: dict[tuple[int, ...], _Pending] = field(default_factory=dict)
+    pending: dict[tuple[int, ...], list[_Pending]] = field(default_factory=dict)
     tiles: dict[tuple[int, ...], Array] = field(default_factory=dict)  # [W, 16, n]
     shapes: dict[tuple[int, ...], Wgmma] = field(default_factory=dict)
     last_group: dict[tuple[int, ...], int] = field(default_factory=dict)
     done: list[Array] = field(default_factory=list)  # of each committed group, when it is complete [W]
+    fenced: dict[int, Any] = field(default_factory=dict)  # what registers held at the last wgmma.fence
 
-    def part(self, cohort: Cohort, taken: Array) -> Warpgroups:
+    def unchanged(self, cohort: Cohort) -> set[int]:
+        """The registers in which nothing but constants was written since the last wgmma.fence."""
+        return {index for index in self.fenced if self.is_fenced(index, cohort.registers[index])}
+
+    def is_fenced(self, index: int, value: Any) -> bool:
+        """Whether the register `index` may hold `value` in a product."""
+        return index in self.fenced and (self.fenced[index] is value or np.ndim(value) == 0)
+
+    def part(self, cohort: Cohort, other: Cohort, taken: Array) -> Warpgroups:
+        """The state of `other`, the warps `taken` of `cohort`."""
         if self.pending:
             raise SimulationError("warps part with wgmma instructions issued and not committed")
         return Warpgroups(
@@ -62,14 +78,24 @@ class Warpgroups:
             dict(self.shapes),
             dict(self.last_group),
             [done[taken] for done in self.done],
+            {index: other.registers[index] for index in self.unchanged(cohort)},
         )
 
     def join(
-        self, mine: Warpgroups | None, theirs: Warpgroups | None, shapes: tuple[int, int]
+        self,
+        mine: Warpgroups | None,
+        theirs: Warpgroups | None,
+        cohorts: tuple[Cohort, Cohort],
+        whole: Cohort,
     ) -> Warpgroups | None:
+        """The state of `whole`, both `cohorts` as one."""
+        fenced: dict[int, Any] = {}
+        if mine is not None and theirs is not None:
+            unchanged = mine.unchanged(cohorts[0]) & theirs.unchanged(cohorts[1])
+            fenced = {index: whole.registers[index] for index in unchanged}
         states = [state for state in (mine, theirs) if state is not None]
         if not any(state.tiles for state in states):
-            return None
+            return Warpgroups(fenced=fenced) if fenced else None
         if mine is None or theirs is None or mine.last_group != theirs.last_group:
             raise SimulationError("warpgroups meet with different products in flight")
         return Warpgroups(
@@ -78,6 +104,7 @@ class Warpgroups:
             dict(mine.shapes),
             dict(mine.last_group),
             [np.concatenate(pair) for pair in zip(mine.done, theirs.done, strict=True)],
+            fenced,
         )
 
 
@@ -133,29 +160,38 @@ def mma_async(instruction: Instruction) -> Run:
             raise SimulationError("wgmma by some lanes of a warpgroup only")
         state = warpgroups(c)
         groups = len(c.warps) // WARPS
-        keeps = np.broadcast_to(c.per_warp(np.asarray(keep)).astype(np.bool_), len(c.warps))[::WARPS]
-        pending = state.pending.get(target)
-        if pending is None or not keeps.all():
-            if pending is not None and keeps.any():
-                raise SimulationError("warpgroups disagree about scale-d within a group of products")
-            pending = state.pending[target] = _Pending(shape, keeps)
+        keeps = _agreed(c, np.asarray(keep), "scale-d").astype(np.bool_)
+        steps = state.pending.setdefault(target, [])
+        if not steps:
             _take_in(c, state, r, target, shape, keeps)
+        elif not keeps.all() and keeps.any():
+            raise SimulationError("warpgroups disagree about scale-d within a group of products")
+        _check_shape(state, target, shape)
+        like = steps and (steps[-1].instruction, steps[-1].a_in_registers) == (shape, from_registers)
+        if not (like and keeps.all()):
+            steps.append(_Pending(shape, from_registers, keeps))
+        pending = steps[-1]
         if from_registers:
+            _check_fenced(c, state, r, a)
             codes = np.stack([c.lanes(r[index]) for index in a], 1).reshape(groups, WARPS, len(a), LANES)
             fragment = np.ascontiguousarray(codes.transpose(0, 2, 1, 3)).reshape(
                 groups, len(a), WARPS * LANES
             )
             pending.a.append(shape.a_from_registers(fragment))
         else:
-            pending.a.append(_descriptor(c, a))
-        pending.b.append(_descriptor(c, b))
+            pending.a.append(_agreed(c, a, "the descriptor of A").astype(np.uint64))
+        pending.b.append(_agreed(c, b, "the descriptor of B").astype(np.uint64))
 
     return run
 
 
-def _descriptor(c: Cohort, value: Any) -> Array:
-    """One matrix descriptor for each warpgroup."""
-    return np.broadcast_to(c.per_warp(value), len(c.warps))[::WARPS].astype(np.uint64)
+def _agreed(c: Cohort, value: Any, what: str) -> Array:
+    """An operand [G] on which the threads of a warpgroup have to agree."""
+    values = c.same_in_warp(value, None, what).reshape(-1, WARPS)
+    if np.ndim(value) and (values != values[:, :1]).any():
+        different = np.repeat((values != values[:, :1]).any(1), WARPS)
+        raise SimulationError(f"warps of one warpgroup disagree about {what}", different)
+    return values[:, 0]
 
 
 def _take_in(
@@ -164,6 +200,7 @@ def _take_in(
     """Move an accumulator from its registers into a tile."""
     groups = len(c.warps) // WARPS
     if target not in state.tiles:
+        _check_fenced(c, state, r, target)
         if not keeps.any() or all(np.ndim(r[i]) == 0 and r[i] == 0 for i in target):
             state.tiles[target] = np.zeros((len(c.warps), M // WARPS, shape.n), np.float32)
         else:
@@ -172,9 +209,29 @@ def _take_in(
             )
             tile = shape.d_from_registers(np.ascontiguousarray(codes.transpose(1, 0, 2)))
             state.tiles[target] = tile.reshape(len(c.warps), M // WARPS, shape.n)
-    state.shapes[target] = shape
+        state.shapes[target] = shape
     for index in target:
         r[index] = IN_FLIGHT
+
+
+def _check_fenced(c: Cohort, state: Warpgroups, r: list[Any], registers: tuple[int, ...]) -> None:
+    """Raise unless `registers` are as the last wgmma.fence found them."""
+    for index in registers:
+        if not state.is_fenced(index, r[index]):
+            name = next(name for name, number in c.machine.kernel.code.registers.items() if number == index)
+            raise SimulationError(
+                f"register {name} has no wgmma.fence since it was last written or in flight"
+            )
+
+
+def _check_shape(state: Warpgroups, target: tuple[int, ...], shape: Wgmma) -> None:
+    """Raise where the accumulator is in flight in another shape: nothing orders such products."""
+    held = state.shapes[target]
+    if (held.n, held.k, held.d_format) != (shape.n, shape.k, shape.d_format):
+        raise SimulationError(
+            f"a product m64n{shape.n}k{shape.k} of {shape.d_format.name} into an accumulator in flight as "
+            f"m64n{held.n}k{held.k} of {held.d_format.name}: wgmma.wait_group and wgmma.fence come first"
+        )
 
 
 @effect("wgmma", "commit_group", flags="sync aligned")
@@ -183,16 +240,16 @@ def commit_group(instruction: Instruction) -> Run:
         state = warpgroups(c)
         machine = c.machine
         cycles = 0.0
-        for target, pending in state.pending.items():
-            shape = pending.instruction
-            a_from_shared = pending.a[0].dtype != np.float32
-            cycles += len(pending.b) * machine.units.wgmma_cycles(
-                shape.n, shape.k, shape.a_format.bits, a_from_shared
-            )
-            if machine.functional:
-                _execute(c, state, target, pending)
-            else:
-                state.tiles[target] = machine.units.stand_in(state.tiles[target].shape)
+        for target, steps in state.pending.items():
+            for pending in steps:
+                shape = pending.instruction
+                cycles += len(pending.b) * machine.units.wgmma_cycles(
+                    shape.n, shape.k, shape.a_format.bits, not pending.a_in_registers
+                )
+                if machine.functional:
+                    _execute(c, state, target, pending)
+                else:
+                    state.tiles[target] = machine.units.stand_in(state.tiles[target].shape)
             state.last_group[target] = len(state.done)
         if machine.functional:
             machine.operand_reads.commit(_numbers(c))
@@ -207,7 +264,7 @@ def _execute(c: Cohort, state: Warpgroups, target: tuple[int, ...], pending: _Pe
     shape, shared, rows = pending.instruction, c.machine.shared, c.rows[::WARPS]
     b = np.stack(pending.b, 1)
     _check_read(c, shape.b, b)
-    if pending.a[0].dtype == np.float32:
+    if pending.a_in_registers:
         a = np.concatenate(pending.a, 2)
     else:
         a = np.stack(pending.a, 1)
@@ -215,7 +272,8 @@ def _execute(c: Cohort, state: Warpgroups, target: tuple[int, ...], pending: _Pe
     product = shape.multiply(shared.bytes, rows, a, b)
     old = state.tiles[target]
     if not pending.keep.all():
-        old = old * np.repeat(pending.keep, WARPS)[:, None, None]
+        # Not a product with zero: what is discarded may be an infinity.
+        old = np.where(np.repeat(pending.keep, WARPS)[:, None, None], old, np.float32(0))
     state.tiles[target] = old + product.reshape(old.shape)
 
 
@@ -254,6 +312,7 @@ def wait_group(instruction: Instruction) -> Run:
                 if c.registers[index] is not IN_FLIGHT:
                     raise SimulationError("a register of the accumulator was written while it was in flight")
                 c.registers[index] = column
+                state.fenced.pop(index, None)
         if retired == len(state.done) and not state.last_group and not state.pending:
             state.done.clear()
 
@@ -262,4 +321,8 @@ def wait_group(instruction: Instruction) -> Run:
 
 @effect("wgmma", "fence", flags="sync aligned")
 def wgmma_fence(instruction: Instruction) -> Run:
-    return lambda c, m: None
+    def run(c: Cohort, m: Any) -> None:
+        fragments = c.machine.kernel.code.fragments
+        warpgroups(c).fenced = {index: c.registers[index] for index in fragments}
+
+    return run

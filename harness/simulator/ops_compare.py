@@ -95,7 +95,7 @@ def setp_both(form: Form) -> Execute:
     return execute
 
 
-@instruction("set", f"{_UNTYPED} {_INTEGERS} {_FLOATS}", _FLAGS)
+@instruction("set", f"{_UNTYPED} {_INTEGERS} {_FLOATS}", _FLAGS, results="u32 s32 f32")
 def set_(form: Form) -> Execute:
     """A comparison as all ones (integer destination) or 1.0 (f32 destination), else 0."""
     predicate = setp(form)
@@ -109,7 +109,7 @@ def selp(form: Form) -> Execute:
     return lambda a, b, p: select(p, a, b)
 
 
-@instruction("slct", f"{_UNTYPED} {_INTEGERS} f32", "ftz")
+@instruction("slct", "s32 f32", "ftz", results=f"{_UNTYPED} {_INTEGERS} f32 f64")
 def slct(form: Form) -> Execute:
     """a where c is not negative (a NaN is; -0 is not), else b."""
     read = READERS["f32"] if form.type == "f32" else (lambda c: c.view(np.int32))

@@ -19,6 +19,7 @@ from harness.simulator.registry import DTYPES, Bits, Execute, Form, instruction
 from harness.simulator.rounding import F64, MODES, Floats, integer_to_odd, select, to_f32
 
 _INTEGERS = "s8 u8 s16 u16 s32 u32 s64 u64"
+_TARGETS = f"{_INTEGERS} f16 bf16 f32 f64"
 _TO_INTEGER: dict[str, Callable[..., Any]] = {
     "rni": np.rint,
     "rzi": np.trunc,
@@ -48,7 +49,7 @@ def _as_register(values: Any) -> Bits:
     return values.view(DTYPES[f"u{8 * values.dtype.itemsize}"])
 
 
-@instruction("cvt", _INTEGERS, _FLAGS)
+@instruction("cvt", _INTEGERS, _FLAGS, results=_TARGETS)
 def from_integer(form: Form) -> Execute:
     """An integer as another integer (wrapped, or clamped with `.sat`) or as a float."""
     if "pack" in form:
@@ -68,7 +69,9 @@ def from_integer(form: Form) -> Execute:
     return lambda a: _as_register(np.minimum(np.maximum(read(a), low), high).astype(dtype))
 
 
-@instruction("cvt", "f16 bf16 f32 f64", f"{_FLAGS} rna")
+@instruction(
+    "cvt", "f16 bf16 f32 f64", f"{_FLAGS} rna", results=f"{_TARGETS} tf32 {' '.join(PACKED_TARGETS)}"
+)
 def from_float(form: Form) -> Execute:
     """A float as an integer (always clamped) or as another float."""
     if form.types[0] in PACKED_TARGETS:
@@ -166,7 +169,7 @@ def _float_to_integer(form: Form, target: str, source: str) -> Execute:
     return execute
 
 
-@instruction("cvt", "b32", "pack sat s2 u2 s4 u4")
+@instruction("cvt", "b32", "pack sat s2 u2 s4 u4", results="s8 u8 s16 u16 s32")
 def _packed_integers(form: Form) -> Execute:
     """`cvt.pack`: a above b, each clamped to the small type; the rest of the register are c's low bits."""
     small = next(name for name in form.modifiers if name not in ("pack", "sat"))

@@ -49,7 +49,7 @@ def from_two_floats(form: Form) -> Execute:
     return lambda a, b: pack_codes(read(before(a)), read(before(b)))
 
 
-@instruction("cvt", "f16x2 bf16x2", "rn rz rp satfinite relu")
+@instruction("cvt", "f16x2 bf16x2", "rn rz rp satfinite relu", results=" ".join(PACKED_TARGETS))
 def from_halves(form: Form) -> Execute:
     """A packed register of halves into narrower formats."""
     pack_codes, read = _encoder(form), READERS[form.type.removesuffix("x2")]
@@ -61,7 +61,7 @@ def from_halves(form: Form) -> Execute:
     return execute
 
 
-@instruction("cvt", " ".join(f"{name}x2" for name in _NARROW), "rn relu")
+@instruction("cvt", " ".join(f"{name}x2" for name in _NARROW), "rn relu", results="f16x2 bf16x2")
 def from_narrow(form: Form) -> Execute:
     """Two narrow numbers as halves, exactly."""
     name = form.type.removesuffix("x2")

@@ -52,13 +52,13 @@ def _mixed(form: Form) -> Execute | None:
     return execute
 
 
-@instruction("add", _TYPES, _MIXED)
+@instruction("add", _TYPES, _MIXED, results="f32")
 def add(form: Form) -> Execute:
     """a + b, or f32 a + c with a half-precision a."""
     return _mixed(form) or _rounded(form, np.add)
 
 
-@instruction("sub", _TYPES, _MIXED)
+@instruction("sub", _TYPES, _MIXED, results="f32")
 def sub(form: Form) -> Execute:
     """a - b, or f32 a - c with a half-precision a."""
     return _mixed(form) or _rounded(form, np.subtract)
@@ -70,7 +70,7 @@ def mul(form: Form) -> Execute:
     return _rounded(form, np.multiply)
 
 
-@instruction("fma", _TYPES, _MIXED)
+@instruction("fma", _TYPES, _MIXED, results="f32")
 def fma(form: Form) -> Execute:
     """a * b + c rounded once; f32 with half-precision a and b in the mixed form."""
     return _mixed(form) or _rounded(form, lambda a, b, c: odd_sum(a * b, c))

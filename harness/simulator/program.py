@@ -11,17 +11,20 @@ compiled from a source language, which sets the operands anew at each turn and t
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import networkx as nx  # type: ignore[import-untyped]
 
 from harness.simulator.errors import SimulationError
-from harness.simulator.ptx import Instruction, Kernel, Label, Not, Operand, Reg, Symbol
+from harness.simulator.ptx import Imm, Instruction, Kernel, Label, Not, Operand, Reg, Symbol
 
 EXIT = -1
 # The longest loop taken for a wait: label, eight instructions that set operands, attempt, test, branch.
 SPIN_ITEMS = 12
+# What takes a member mask, with `.sync`.
+_LANE_WISE = ("shfl", "vote", "match", "redux", "elect")
 _SETTING = ("mov", "add", "shl", "setp", "selp")
 
 # What may have to wait for other warps or units, by the parts that the opcode begins with.
@@ -112,6 +115,21 @@ class Program:
         return [any(one.parts[0] == "wgmma" for one in block.instructions) for block in self.blocks]
 
     @cached_property
+    def synchronizes_lanes(self) -> list[bool]:
+        """Of each block, whether lanes there may still come to an instruction with a member mask."""
+        found = [
+            any("sync" in one.parts and one.parts[0] in _LANE_WISE for one in block.instructions)
+            for block in self.blocks
+        ]
+        changed = True
+        while changed:
+            changed = False
+            for block in reversed(self.blocks):
+                if not found[block.index] and any(found[target] for target in block.successors()):
+                    found[block.index] = changed = True
+        return found
+
+    @cached_property
     def maskable(self) -> dict[int, bool]:
         """For each branching block, whether both sides may run one after the other with lanes masked.
 
@@ -142,16 +160,33 @@ class Program:
 
 def _with_waits(body: list[Instruction | Label]) -> list[Instruction | Label]:
     """The body with every spinning loop replaced by one `mbarrier.wait`."""
+    from harness.simulator.codegen import names_of
+
     out: list[Instruction | Label] = []
+    mentions = Counter(name for item in body if isinstance(item, Instruction) for name in names_of(item))
     index = 0
     while index < len(body):
         if spin := _spin(body[index : index + SPIN_ITEMS]):
+            loop = [item for item in body[index : index + spin[1]] if isinstance(item, Instruction)]
+            inside = Counter(name for item in loop for name in names_of(item))
+            # Where nobody else names a predicate, as in inline assembly, nothing need set it.
+            outside = mentions - inside
             out += spin[0]
+            out += [one for one in _left_by(loop) if outside[names_of(one)[0]]]
             index += spin[1]
         else:
             out.append(body[index])
             index += 1
     return out
+
+
+def _left_by(loop: list[Instruction]) -> list[Instruction]:
+    """What sets the predicates of a spinning loop to what they are behind it."""
+    return [
+        replace(item, parts=("mov", "pred"), operands=(item.operands[0], Imm(item.parts[0] == "mbarrier")))
+        for item in loop
+        if item.parts[0] == "mbarrier" or item.parts == ("not", "pred")
+    ]
 
 
 def _spin(window: list[Instruction | Label]) -> tuple[list[Instruction | Label], int] | None:

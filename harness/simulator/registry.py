@@ -76,25 +76,27 @@ Factory: TypeAlias = Callable[[Form], Execute]
 class _Entry:
     factory: Factory
     flags: frozenset[str]
+    results: frozenset[str]
 
 
 _REGISTRY: dict[tuple[str, str, int], _Entry] = {}
 
 
 def instruction(
-    opcode: str, types: str = "", flags: str = "", destinations: int = 1
+    opcode: str, types: str = "", flags: str = "", destinations: int = 1, results: str = ""
 ) -> Callable[[Factory], Factory]:
     """Register a factory for `opcode` with a source type among `types`; both lists are separated by spaces.
 
-    `flags` are the modifiers it understands beside types; any other is refused at `lookup`. `destinations`
-    counts the results (`setp.lt.s32 %p1|%p2` has 2), which the function then returns as a tuple.
+    `flags` are the modifiers it understands beside types, and `results` the types that may stand before the
+    source's, separated by spaces as well; any other is refused at `lookup`. `destinations` counts the results
+    (`setp.lt.s32 %p1|%p2` has 2), which the function then returns as a tuple.
     """
 
     def register(factory: Factory) -> Factory:
         for type_ in types.split() or [""]:
             key = (opcode, type_, destinations)
             assert key not in _REGISTRY, f"two semantics for {key}"
-            _REGISTRY[key] = _Entry(factory, frozenset(flags.split()))
+            _REGISTRY[key] = _Entry(factory, frozenset(flags.split()), frozenset(results.split()))
         return factory
 
     return register
@@ -108,6 +110,7 @@ def find(form: Form, destinations: int) -> Execute:
             f"unknown instruction {form} with {destinations} destination(s): {_nearest(form)}"
         )
     unknown = [name for name in form.modifiers if name not in entry.flags and name not in TYPES]
+    unknown += [name for name in form.types[:-1] if name not in entry.results and name not in entry.flags]
     if unknown:
         raise SimulationError(f"unknown modifier .{unknown[0]} in {form}")
     return entry.factory(form)
