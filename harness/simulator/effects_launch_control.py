@@ -57,7 +57,7 @@ def try_cancel(instruction: Instruction) -> Run:
     return run
 
 
-@effect("mov", "b128", writes=True)
+@effect("mov", "b128", flags="", writes=True)
 def whole_response(instruction: Instruction) -> Run:
     """A response from its two halves, of which the first says all."""
     return lambda c, m, halves: halves[0]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.simulator import program
 from harness.simulator.cohort import LANES, WARPGROUP, Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
 from harness.simulator.errors import SimulationError
@@ -30,8 +29,6 @@ Array = npt.NDArray[Any]
 REGISTER_FILE = 64 * 1024
 GRANULE = 8  # registers of a thread: a warp gets multiples of 256
 LEAST, MOST = 24, 256
-# An `.inc` ends its block, as whatever may wait does.
-program.WAITING += (("setmaxnreg", "inc"),)
 
 
 class RegisterPool:

@@ -157,10 +157,10 @@ def claim(unit: TensorUnit, one: Issued, places: list[tuple[str, Array, int]], h
 @effect("tcgen05", "cp")
 def copy(instruction: Instruction) -> Run:
     """Shared memory to tensor memory."""
-    group = cta_group(instruction)
     shape = ".".join(part for part in instruction.parts[2:] if not part.startswith("cta_group::"))
     if shape not in SHAPES:
         raise NotSimulatedError(f"{instruction.opcode} is not known")
+    group = cta_group(instruction)
     columns = SHAPES[shape].row_bytes // 4
 
     def run(c: Cohort, m: Any, target: Any, descriptor: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.blame import warp_name
 from harness.simulator.cohort import Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
 from harness.simulator.effects_memory import shared_place
@@ -33,6 +34,7 @@ class _Alloc:
     """tcgen05.alloc: blocks while the columns are not free, then writes their address to shared memory."""
 
     def __init__(self, instruction: Instruction) -> None:
+        self.instruction = instruction
         self.group = cta_group(instruction)
 
     def begin(self, c: Cohort, address: Any, columns: Any) -> tuple[Array, ...]:
@@ -40,8 +42,10 @@ class _Alloc:
         unit = tensor_unit(c.machine)
         unit.uses_group(self.group)
         wanted = c.per_warp(np.asarray(columns)).astype(np.int64)
-        for row, count in zip(c.rows[here], wanted[here], strict=True):
-            unit.allocations.ask(int(row), int(count))
+        for warp in np.flatnonzero(here):
+            named = warp_name(c.machine, c, int(warp))
+            place = f"{named} at PTX line {self.instruction.line}: `{self.instruction.text}`"
+            unit.allocations.ask(int(c.rows[warp]), int(wanted[warp]), place)
         _, offsets = shared_place(c, address)
         return np.where(here, -1, 0), c.clock.copy(), c.per_warp(offsets).astype(np.int64), wanted
 

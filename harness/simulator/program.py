@@ -38,6 +38,7 @@ WAITING: tuple[tuple[str, ...], ...] = (
     ("cp", "async", "bulk", "wait_group"),
     ("tcgen05", "alloc"),
     ("griddepcontrol", "wait"),
+    ("setmaxnreg", "inc"),
 )
 
 

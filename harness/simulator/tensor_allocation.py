@@ -3,11 +3,13 @@
 PTX ISA, "Tensor Memory Allocation" and "tcgen05.alloc, dealloc, relinquish_alloc_permit": a power of two of
 columns, at least 32; the CTAs of an SM share its 512 columns, and an allocation blocks while they are not
 free; a pair of CTAs allocates together and gets the same columns; everything is freed before the CTA exits.
+"The number of columns to be allocated should not be increased between any two allocations in the execution
+order within the CTA."
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,25 +35,26 @@ def checked_size(columns: int) -> int:
 class Allocations:
     """`held` bool [rows, 512]: the columns each CTA has; `sm_of_row` says which CTAs share an SM's.
 
-    For messages, `cta_name` gives a row's CTA, and `lines` are the PTX lines of the kernel's allocations.
+    `cta_name`: a row's CTA, for messages.
     """
 
-    def __init__(
-        self, sm_of_row: Array, cta_name: Callable[[int], str] = str, lines: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, sm_of_row: Array, cta_name: Callable[[int], str] = str) -> None:
         rows = len(sm_of_row)
-        self._cta_name, self._lines = cta_name, lines
+        self._cta_name = cta_name
         _, self._sm = np.unique(sm_of_row, return_inverse=True)
         self._taken = np.zeros((rows, COLUMNS), np.bool_)  # by SM
         self.held = np.zeros((rows, COLUMNS), np.bool_)
         self._sizes: dict[tuple[int, int], int] = {}
         self._relinquished = np.zeros(rows, np.bool_)
         self._asked: dict[int, int] = {}
+        self._last = np.full(rows, COLUMNS)  # columns of the last allocation of a CTA
+        self._asking: dict[int, str] = {}
+        self._places: dict[tuple[int, int], str] = {}
         self._granted: dict[int, tuple[int, float]] = {}
         self._freed_at = np.zeros((rows, COLUMNS))  # by SM: the clock with which a column was last given back
 
-    def ask(self, row: int, columns: int) -> None:
-        """A CTA wants columns; raises when it could never get them."""
+    def ask(self, row: int, columns: int, place: str = "") -> None:
+        """A CTA wants columns; raises when it could never get them. `place`: warp and instruction."""
         checked_size(columns)
         if self._relinquished[row]:
             raise SimulationError("tcgen05.alloc after tcgen05.relinquish_alloc_permit")
@@ -60,9 +63,15 @@ class Allocations:
             raise SimulationError(
                 f"an allocation of {columns} columns of tensor memory by a CTA that holds {own} of {COLUMNS}"
             )
+        if columns > self._last[row]:
+            raise SimulationError(
+                f"an allocation of {columns} columns of tensor memory behind one of {self._last[row]}: "
+                "they may not grow"
+            )
         if row in self._asked:
             raise SimulationError("two warps of a CTA allocate tensor memory at the same time")
-        self._asked[row] = columns
+        self._asked[row] = self._last[row] = columns
+        self._asking[row] = place
 
     def grant(self, rows: tuple[int, ...]) -> None:
         """Give the CTAs `rows`, which allocate together, what they want if all have asked and it is free."""
@@ -84,6 +93,7 @@ class Allocations:
                     del self._asked[row]
                     self._granted[row] = first, free
                     self._sizes[row, first] = columns
+                    self._places[row, first] = self._asking.pop(row)
                     self._taken[self._sm[row], first:end] = True
                     self.held[row, first:end] = True
                 return
@@ -99,6 +109,7 @@ class Allocations:
         if size != columns:
             what = "nothing is allocated there" if size is None else f"the allocation there has {size}"
             raise SimulationError(f"tcgen05.dealloc of {columns} columns from column {first}: {what}")
+        del self._places[row, first]
         self._taken[self._sm[row], first : first + columns] = False
         self._freed_at[self._sm[row], first : first + columns] = time
         self.held[row, first : first + columns] = False
@@ -125,10 +136,9 @@ class Allocations:
         kept = self.held[rows].sum(1)
         if kept.any():
             row = int(rows[np.argmax(kept)])
-            lines = " or ".join(map(str, self._lines))
+            place = next(place for (owner, _), place in self._places.items() if owner == row)
             raise SimulationError(
-                f"a CTA exits with {int(kept.max())} columns of tensor memory allocated: "
-                f"CTA {self._cta_name(row)}, by the tcgen05.alloc at PTX line {lines}"
+                f"a CTA exits with {int(kept.max())} columns of tensor memory allocated by {place}"
             )
 
     def waits_for(self, row: int) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
-from harness.simulator.ptx import Instruction
 from harness.simulator.shared import PAGE_WORDS
 from harness.simulator.tcgen05_copy import copy_to_tensor_memory
 from harness.simulator.tcgen05_mma import Scales, TensorCore
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from harness.simulator.machine import Machine
 
 Array = npt.NDArray[Any]
-ALLOC = ("tcgen05", "alloc")
 
 
 @dataclass
@@ -204,12 +202,6 @@ class TensorUnit:
         )
 
 
-def _allocations(machine: Machine) -> Allocations:
-    body = machine.kernel.kernel.body
-    lines = [item.line for item in body if isinstance(item, Instruction) and item.parts[:2] == ALLOC]
-    return Allocations(machine.sm_of_row, machine.cta_name, lines)
-
-
 def tensor_unit(machine: Machine) -> TensorUnit:
     """The machine's tensor unit, made at its first use."""
     unit = machine.unit_state.get("tensor")
@@ -220,7 +212,7 @@ def tensor_unit(machine: Machine) -> TensorUnit:
             halves = 2 if machine.kernel.halves_quarters else 1
             shadow = TensorShadow(ordering, machine.rows, machine.warps_per_cta, halves, machine.cta_name)
         memory = TensorMemory.empty(machine.rows)
-        unit = TensorUnit(machine, memory, _allocations(machine), shadow)
+        unit = TensorUnit(machine, memory, Allocations(machine.sm_of_row, machine.cta_name), shadow)
         machine.unit_state["tensor"] = unit
     assert isinstance(unit, TensorUnit)
     return unit

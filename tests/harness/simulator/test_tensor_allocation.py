@@ -32,11 +32,22 @@ def allocate(allocations: Allocations, rows: tuple[int, ...], columns: int) -> i
 
 def test_allocations_of_a_cta_do_not_overlap() -> None:
     allocations = Allocations(np.arange(2))
-    assert [allocate(allocations, (0,), columns) for columns in (64, 128, 32)] == [0, 64, 192]
+    assert [allocate(allocations, (0,), columns) for columns in (128, 64, 32)] == [0, 128, 192]
     assert allocate(allocations, (1,), 512) == 0
-    allocations.free(0, 64, 128, 10.0)
-    assert allocate(allocations, (0,), 256) == 224
-    assert allocate(allocations, (0,), 64) == 64
+    allocations.free(0, 128, 64, 10.0)
+    assert allocate(allocations, (0,), 32) == 128
+    assert allocate(allocations, (0,), 32) == 160
+    assert allocate(allocations, (0,), 32) == 224
+
+
+def test_allocations_do_not_grow() -> None:
+    allocations = Allocations(np.arange(1))
+    assert allocate(allocations, (0,), 32) == 0
+    allocations.free(0, 0, 32, 10.0)
+    with pytest.raises(
+        SimulationError, match="an allocation of 64 columns of tensor memory behind one of 32"
+    ):
+        allocations.ask(0, 64)
 
 
 def test_a_cta_waits_for_what_its_neighbour_on_the_sm_holds() -> None:
@@ -51,8 +62,8 @@ def test_a_cta_waits_for_what_its_neighbour_on_the_sm_holds() -> None:
 
 def test_a_pair_gets_the_same_columns() -> None:
     allocations = Allocations(np.array([0, 1]))
-    assert allocate(allocations, (0,), 64) == 0
-    assert allocate(allocations, (0, 1), 128) == 64
+    assert allocate(allocations, (0,), 128) == 0
+    assert allocate(allocations, (0, 1), 64) == 128
     allocations.ask(0, 32)
     allocations.grant((0, 1))
     assert allocations.collect(0) is None

@@ -10,14 +10,7 @@ from harness.simulator.instruction_set import lookup
 from harness.simulator.ptx import Instruction
 from harness.simulator.registry import registered
 
-# Effects that still take any modifier.
-LENIENT = """
-    cp.async.bulk.commit_group cp.async.bulk.prefetch.tensor cp.async.bulk.tensor cp.async.bulk.wait_group
-    fence.mbarrier_init fence.proxy.alias fence.proxy.async::generic fence.proxy.tensormap::generic
-    griddepcontrol.launch_dependents griddepcontrol.wait mov.b128 nanosleep prefetch.tensormap
-    tcgen05.commit tcgen05.cp trap
-"""
-EFFECTS = sorted({*effects._EFFECTS, *effects._WAITS} - {tuple(name.split(".")) for name in LENIENT.split()})
+EFFECTS = sorted({*effects._EFFECTS, *effects._WAITS})
 
 
 @pytest.mark.parametrize("prefix", EFFECTS, ids=".".join)
@@ -28,7 +21,7 @@ def test_of_effects(prefix: tuple[str, ...]) -> None:
         bind(instruction)
 
 
-@pytest.mark.parametrize("key", registered(), ids=str)
+@pytest.mark.parametrize("key", list(registered()), ids=str)
 def test_of_operations(key: tuple[str, str, int]) -> None:
     opcode, type_, destinations = key
     with pytest.raises(SimulationError, match=r"unknown modifier \.junk"):
