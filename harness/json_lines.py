@@ -44,16 +44,21 @@ def read_lines(path: Path, kind: type[Line], schemas: Collection[str]) -> list[L
     return found
 
 
-def append_to(path: Path) -> None:
+def append_to(path: Path, begin: bytes) -> None:
     """Make `path` ready for `append_line`: its folder exists, and a torn last line is gone.
 
-    Read what it holds first: a file of something else is to be refused as it was.
+    Read what it holds first: a file of something else is to be refused as it was. Raises `RecordError`,
+    leaving it so, where what would be dropped does not begin as every line does, with `begin`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         file.seek(0)
         contents = file.read()
-        file.truncate(contents.rfind(b"\n") + 1)
+        whole = contents.rfind(b"\n") + 1
+        torn = contents[whole : whole + len(begin)]
+        if not begin.startswith(torn):
+            raise RecordError(f"{path} ends in something else than a torn line: name another file")
+        file.truncate(whole)
 
 
 def append_line(path: Path, line: bytes) -> None:

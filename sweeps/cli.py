@@ -376,7 +376,9 @@ def space(reasons: bool, **named: Any) -> None:
             click.echo(f"{refusal.configs:9} illegal, for example: {refusal.example}")
 
 
-@main.command("check-config", epilog=examples("routertune check-config tile_m=64 tile_n=128 stages=4"))
+@main.command(
+    "check-config", epilog=examples("routertune check-config --spec default tile_m=64 tile_n=64 stages=4")
+)
 @click.argument("assignments", metavar="[NAME=VALUE]...", nargs=-1)
 @sweep_options
 def check_config(assignments: tuple[str, ...], **named: Any) -> None:

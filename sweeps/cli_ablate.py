@@ -15,13 +15,22 @@ if TYPE_CHECKING:
 DEFAULT_M = "1,16,64,128,256,1024"
 
 
+def _tokens(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    listed = value.split(",")
+    if not all(each.isdecimal() and int(each) > 0 for each in listed):
+        raise click.BadParameter(f"{value!r} is not numbers of tokens with commas, such as {DEFAULT_M}")
+    return tuple(map(int, listed))
+
+
 @click.command(epilog="\b\nExamples:\n  routertune ablate --candidates 20 --out ablation.jsonl")
 @click.option("--problem", default=DEFAULT_PRESET, show_default=True, help="A preset.")
-@click.option("--m", "m_values", default=DEFAULT_M, show_default=True, help="Tokens, with commas.")
+@click.option(
+    "--m", "m_values", default=DEFAULT_M, show_default=True, callback=_tokens, help="Tokens, with commas."
+)
 @click.option("--candidates", default=20, show_default=True, help="Configs that each search tries.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON lines; goes on with them.")
-def ablate(problem: str, m_values: str, candidates: int, seed: int, out: Path) -> None:
+def ablate(problem: str, m_values: tuple[int, ...], candidates: int, seed: int, out: Path) -> None:
     """Model the best config with all small-batch tunables, and with each of them forbidden.
 
     The same number of candidates is searched for every variant. All times are modelled; the winners are
@@ -30,9 +39,13 @@ def ablate(problem: str, m_values: str, candidates: int, seed: int, out: Path) -
     from harness.ablation_record import TWO_KERNEL_PATH, VARIANTS
     from harness.cache import ArtifactCache
     from sweeps.ablation import Ablation
+    from sweeps.errors import SpecError
 
-    wanted = tuple(int(value) for value in m_values.split(","))
-    ablation = Ablation(preset(problem), wanted, out, ArtifactCache().root)
+    try:
+        wanted = preset(problem)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+    ablation = Ablation(wanted, m_values, out, ArtifactCache().root)
     variants = (*VARIANTS, TWO_KERNEL_PATH)
     for variant in variants:
         for one in ablation.search(variant, candidates, seed):
@@ -47,4 +60,6 @@ def ablate(problem: str, m_values: str, candidates: int, seed: int, out: Path) -
 def _show(one: Tried) -> None:
     times = ", ".join(f"{m}: {us:.1f}" for m, us in sorted(one.us.items()))
     state = "checked, " if one.checked else ""
-    click.echo(f"{one.search} {one.number}: {state}{one.outcome.value} {one.reason or f'us at {times}'}")
+    click.echo(
+        f"{one.search} {one.number}: {state}{one.outcome.value} {one.reason or f'modelled us at {times}'}"
+    )

@@ -11,8 +11,8 @@ import click
 @click.command(
     epilog="\b\nExamples:\n"
     "  routertune simulate --m 1024\n"
-    "  routertune simulate --m 64 tile_m=64 tile_n=64 stages=4 --output simulated\n"
-    "  routertune simulate --m 4096 --family two_kernel_sm90 --warm"
+    "  routertune simulate --m 64 --spec default tile_m=64 tile_n=64 --output simulated\n"
+    "  routertune simulate --m 4096 --family two_kernel_sm90 --target sm_90a --warm"
 )
 @click.argument("assignments", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option("--m", type=click.IntRange(min=1), default=1024, show_default=True, help="Tokens.")
@@ -34,7 +34,8 @@ def simulate(
 ) -> None:
     """Model one launch: what each warp role did and waited for, how busy every unit was, what was moved.
 
-    Parameters that are not said are those of the best known config at M, or the family's default.
+    Parameters that are not said are those of the best known config at M, or the family's default; where these
+    do not go with the others, those of the nearest legal config.
     """
     from results.account_text import account_text
     from results.plot_timeline import draw_timeline

@@ -46,14 +46,17 @@ def verify(
     from harness.record import Outcome
     from kernels.families import family
     from sweeps.covering import pairs_met
+    from sweeps.errors import SpecError
     from sweeps.space import Space
     from sweeps.verify import read_verified, table
     from sweeps.verify_space import Plan, verify_space
 
-    wanted = preset(problem)
-    if hidden:
-        wanted = replace(wanted, hidden=hidden)
-    space = Space(family(family_name), wanted, target)
+    try:
+        wanted = preset(problem) if hidden is None else replace(preset(problem), hidden=hidden)
+        kernels = family(family_name)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+    space = Space(kernels, wanted, target)
     first, _, step = shard.partition("/")
     if not (first.isdigit() and step.isdigit() and int(first) < int(step)):
         raise click.BadParameter(f"{shard!r} is not I/N with I below N", param_hint="--shard")

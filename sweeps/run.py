@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import msgspec
 
 from harness.cache import ArtifactCache
@@ -152,7 +154,7 @@ def study_info(
     return store.StudyInfo(
         name=place.study or spec.name,
         family=spec.family,
-        problem=msgspec.to_builtins(spec.problem),
+        problem=msgspec.to_builtins(asdict(spec.problem)),
         target=spec.target,
         executor=executor,
         source=source,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from harness.cache import ArtifactCache
@@ -20,8 +21,9 @@ from harness.simulator.runner import WEIGHTS
 from harness.toolchain import ToolchainError
 from kernels.best import best_known_config
 from kernels.families import family
+from kernels.family import KernelFamily, ParamValue
 from sweeps.errors import SpecError
-from sweeps.space import config_params, parse_params
+from sweeps.space import Space, config_params, parse_params
 from sweeps.spec import SweepSpec
 
 
@@ -43,11 +45,8 @@ def simulate_launch(
     breaks a rule of the machine.
     """
     kernels = family(spec.family)
-    params = config_params(best_known_config(kernels, spec.problem, spec.target, m))
-    params |= parse_params(kernels, spec.problem, assignments)
+    params = chosen_params(kernels, spec, assignments, m)
     config = kernels.config(params)
-    if (reason := kernels.illegal_reason(spec.problem, config, spec.target)) is not None:
-        raise SpecError(f"{' '.join(f'{name}={value}' for name, value in params.items())}: {reason}")
     with CompilePool(ArtifactCache(cache), workers=1) as pool:
         compiled = pool.submit(kernels, spec.problem, config, spec.target).result()
     if compiled.artifact is None:
@@ -80,3 +79,24 @@ def simulate_launch(
         ),
         account=found,
     )
+
+
+def chosen_params(
+    kernels: KernelFamily, spec: SweepSpec, assignments: Sequence[str], m: int
+) -> dict[str, ParamValue]:
+    """What is assigned, and the rest as in the best known config at `m`.
+
+    Where that rest does not go with it, the legal config that differs from it in the fewest parameters.
+    Raises `SpecError` where no legal config has what is assigned.
+    """
+    given = parse_params(kernels, spec.problem, assignments)
+    params = config_params(best_known_config(kernels, spec.problem, spec.target, m)) | given
+    reason = kernels.illegal_reason(spec.problem, kernels.config(params), spec.target)
+    if reason is None:
+        return params
+    try:
+        having = Space(kernels, spec.problem, spec.target, {name: (value,) for name, value in given.items()})
+    except SpecError:
+        shown = " ".join(f"{name}={value}" for name, value in params.items())
+        raise SpecError(f"{shown}: {reason}; no legal config has what is asked for") from None
+    return having.params(having.nearest(params, np.arange(len(having)), np.random.default_rng(0)))

@@ -38,10 +38,11 @@ Only `problem` and `family` must be there. Anything unknown is refused with one 
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -50,6 +51,7 @@ import msgspec
 from harness.device import visible_capabilities
 from harness.executor import DEFAULT_M_VALUES
 from harness.toolchain import TARGETS
+from kernels.families import family
 from kernels.family import ParamValue
 from kernels.problem import RouterProblem, preset
 from sweeps.errors import SpecError
@@ -73,8 +75,12 @@ class SearchSpec:
     def __post_init__(self) -> None:
         if self.trials is not None and self.trials < 1:
             raise ValueError(f"trials = {self.trials}: must be at least 1")
-        if self.minutes is not None and self.minutes <= 0:
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ValueError(f"minutes = {self.minutes}: must be positive")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed = {self.seed}: must be from 0 to {2**32 - 1}")
+        if self.exhaustive_limit < 0:
+            raise ValueError(f"exhaustive_limit = {self.exhaustive_limit}: must not be negative")
 
 
 @dataclass(frozen=True)
@@ -214,14 +220,17 @@ def load_spec(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> 
 def _convert(table: dict[str, Any]) -> SweepSpec:
     """A `SweepSpec` of a TOML table; raises `ValueError`."""
     if isinstance(name := table.get("problem"), str):
-        table = {**table, "problem": msgspec.to_builtins(preset(name))}
+        table = {**table, "problem": msgspec.to_builtins(asdict(preset(name)))}
     elif isinstance(name, dict):
         table = {**table, "problem": {"name": "custom", **name}}
     _refuse_unknown(table, SweepSpec, "")
     try:
-        return msgspec.convert(table, SweepSpec)
+        spec = msgspec.convert(table, SweepSpec)
     except msgspec.ValidationError as error:
         raise ValueError(str(error).replace(" - at `$.", " - at `")) from None
+    for known in (spec.family, spec.baseline.family):
+        family(known)
+    return spec
 
 
 def _refuse_unknown(table: Mapping[str, Any], of: Any, where: str) -> None:

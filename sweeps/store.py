@@ -23,7 +23,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from harness.record import RecordError, TrialRecord, from_json, to_json
+from kernels.problem import RouterProblem
 from sweeps.errors import StudyError
 
 STUDY_SCHEMA = "routertune.study/1"
@@ -77,7 +78,7 @@ class StudyInfo:
         computes: its name does not matter."""
         return {
             "family": self.family,
-            "problem": {key: value for key, value in self.problem.items() if key != "name"},
+            "problem": computed(self.problem),
             "target": self.target,
             "executor": self.executor,
             "source": self.source,
@@ -85,6 +86,13 @@ class StudyInfo:
             "objective": [self.objective, *self.objective_m_values],
             "quantize": self.quantize,
         }
+
+
+def computed(problem: Mapping[str, Any]) -> dict[str, Any]:
+    """What a problem computes, its name left out and its defaults written out: earlier versions kept only
+    what a sweep's description said."""
+    whole = asdict(msgspec.convert(problem, RouterProblem))
+    return {key: value for key, value in msgspec.to_builtins(whole).items() if key != "name"}
 
 
 class _WalConnection(sqlite3.Connection):

@@ -20,6 +20,7 @@ from harness.records import read_records
 from kernels.families import family
 from sweeps import store
 from sweeps.comparable import count_by_kernels
+from sweeps.driver import Ending
 from sweeps.errors import StudyError
 from sweeps.objective import told_value
 from sweeps.places import Place, place_for
@@ -41,7 +42,8 @@ def pack_sweep(
         raise PackError(f"{out} exists: name a new folder")
     space = Space(family(spec.family), spec.problem, spec.target, spec.parameters)
     place = place_for(spec, None, study, source=Source.NONE)
-    drive(spec, space, place, None, workers=workers, cache=cache)
+    if drive(spec, space, place, None, workers=workers, cache=cache) is Ending.STOPPED:
+        raise PackError("stopped: nothing is packed; the same command goes on from here")
     records = store.records(store.read_study(store.open_storage(place.storage), place.study))
     artifacts: dict[str, list[Artifact]] = {"candidate": [], "baseline": []}
     with CompilePool(ArtifactCache(cache), workers=workers) as pool:
@@ -124,7 +126,7 @@ def _identity(record: TrialRecord) -> tuple[str, str, str]:
 def _require_fitting(record: TrialRecord, info: store.StudyInfo, space: Space) -> None:
     for what, found, wanted in (
         ("target", record.target, info.target),
-        ("problem", record.problem, info.problem),
+        ("problem", store.computed(record.problem), store.computed(info.problem)),
         ("source", record.source, info.source),
     ):
         if found != wanted:

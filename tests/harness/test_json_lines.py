@@ -25,18 +25,31 @@ VERIFIED = Verified("f", "sm_100a", "p", 512, CONFIG, Outcome.OK)
 TRIED = Tried("f", "sm_100a", "p", "all allowed", 0, CONFIG, provenance())
 
 
-@pytest.mark.parametrize("torn", [b"", b"{", b'{"a": 1}'])
+BEGIN = b'{"a":'
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b'{"a": 1}', b'{"a": [1, '])
 def test_a_torn_line_is_gone_before_the_next_is_written(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "new folder" / "lines.jsonl"
-    append_to(path)
+    append_to(path, BEGIN)
     assert whole_lines(path) == []
-    append_line(path, b'{"first": 1}')
+    append_line(path, b'{"a": 1}')
     with path.open("ab") as file:
         file.write(torn)
-    assert whole_lines(path) == [b'{"first": 1}']
-    append_to(path)
-    append_line(path, b'{"second": 2}')
-    assert path.read_bytes() == b'{"first": 1}\n{"second": 2}\n'
+    assert whole_lines(path) == [b'{"a": 1}']
+    append_to(path, BEGIN)
+    append_line(path, b'{"a": 2}')
+    assert path.read_bytes() == b'{"a": 1}\n{"a": 2}\n'
+
+
+@pytest.mark.parametrize("end", [b"x = 3", b'{"precious": 1}'])
+@pytest.mark.parametrize("whole", [b"", b'{"a": 1}\n'])
+def test_what_is_no_torn_line_is_not_dropped(tmp_path: Path, whole: bytes, end: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(whole + end)
+    with pytest.raises(RecordError, match="ends in something else than a torn line: name another file"):
+        append_to(path, BEGIN)
+    assert path.read_bytes() == whole + end
 
 
 @pytest.mark.parametrize(("read", "one"), [(read_verified, VERIFIED), (read_tried, TRIED)])
@@ -62,7 +75,8 @@ def test_a_file_of_something_else_is_refused_as_it_was(
     tmp_path: Path, go_on: Callable[[Path], object]
 ) -> None:
     path = tmp_path / "notes.txt"
-    path.write_bytes(b"notes of mine\nwithout an end")
-    with pytest.raises(RecordError, match="line 1"):
-        go_on(path)
-    assert path.read_bytes() == b"notes of mine\nwithout an end"
+    for notes in (b"notes of mine\nwithout an end", b"x = 3", b'{"precious": 1}'):
+        path.write_bytes(notes)
+        with pytest.raises(RecordError, match=r"line 1|name another file"):
+            go_on(path)
+        assert path.read_bytes() == notes

@@ -50,6 +50,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "small.toml").write_text(SMALL)
     (tmp_path / "broken.toml").write_text("problem = \n")
     (tmp_path / "no-such-choice.toml").write_text(SMALL.replace("tile_k = [64]", "tile_k = [65]"))
+    (tmp_path / "no-such-family.toml").write_text(SMALL.replace("fused_sm90", "fused_sm91"))
     (tmp_path / "file").write_text("not a folder, not a database")
     return tmp_path
 
@@ -64,6 +65,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("sweep --spec no-such-choice.toml", 3, "tile_k cannot be 65: its choices are"),
         ("sweep --spec small.toml --problem gpt", 3, "unknown preset 'gpt': known are deepseek-v4-pro, "),
         ("sweep --spec small.toml --target sm_1", 3, "fused_sm90 has no target 'sm_1': it has sm_90a"),
+        (
+            "sweep --spec no-such-family.toml",
+            3,
+            "no-such-family.toml: unknown kernel family 'fused_sm91': known",
+        ),
+        ("verify --hidden 7 --out v.jsonl", 3, "hidden = 7: must be a positive multiple of"),
+        ("verify --problem gpt --out v.jsonl", 3, "unknown preset 'gpt': known are deepseek-v4-pro, "),
+        ("verify --family fused --out v.jsonl", 3, "unknown kernel family 'fused': known are fused_sm90, "),
+        ("ablate --problem gpt --out a.jsonl", 3, "unknown preset 'gpt': known are deepseek-v4-pro, "),
+        ("ablate --m 1,x --out a.jsonl", 2, "'1,x' is not numbers of tokens with commas, such as 1,16,"),
+        ("ablate --m 0 --out a.jsonl", 2, "'0' is not numbers of tokens"),
         ("sweep --spec small.toml --trials 0", 3, "trials = 0: must be at least 1"),
         ("sweep --spec small.toml --storage file/x.db", 4, "file/x.db: cannot be written"),
         ("sweep --spec small.toml --storage file", 4, "file: not a usable storage"),

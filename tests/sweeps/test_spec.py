@@ -13,7 +13,7 @@ from sweeps.errors import SpecError
 from sweeps.space import Space
 from sweeps.spec import load_spec, preset_names
 
-MINIMAL = 'problem = "kimi-k2"\nfamily = "toy"\n'
+MINIMAL = 'problem = "kimi-k2"\nfamily = "fused_sm90"\n'
 
 
 def write(folder: Path, text: str) -> str:
@@ -34,7 +34,7 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
     text = """
         name = "all"
         problem = { hidden = 64, experts = 16, top_k = 2, score = "sigmoid" }
-        family = "toy"
+        family = "fused_sm90"
         m_values = [1, 8]
         [parameters]
         tile = [8, 16]
@@ -70,11 +70,19 @@ def test_overrides_are_checked_like_the_file(tmp_path: Path) -> None:
     [
         ("problem = \n", r"malformed TOML: Invalid value \(at line 1, column 11\)"),
         (MINIMAL + "[search]\ntrials = 1\ntrials = 2\n", r"malformed TOML: .*line 5"),
-        ('problem = "gpt"\nfamily = "toy"\n', "unknown preset 'gpt': known are deepseek-v4-pro, "),
-        ('family = "toy"\n', "missing required field `problem`"),
+        ('problem = "gpt"\nfamily = "fused_sm90"\n', "unknown preset 'gpt': known are deepseek-v4-pro, "),
+        ('family = "fused_sm90"\n', "missing required field `problem`"),
+        (MINIMAL.replace("sm90", "sm91"), "unknown kernel family 'fused_sm91': known are fused_sm90, "),
+        (MINIMAL + '[baseline]\nfamily = "two"\n', "unknown kernel family 'two': known are fused_sm90, "),
+        (MINIMAL + "[search]\nseed = -1\n", "seed = -1: must be from 0 to 4294967295"),
+        (MINIMAL + "[search]\nminutes = inf\n", "minutes = inf: must be positive"),
+        (MINIMAL + "[search]\nexhaustive_limit = -5\n", "exhaustive_limit = -5: must not be negative"),
         (MINIMAL + "trails = 1\n", "unknown key 'trails': known are problem, family, name, "),
         (MINIMAL + "[search]\ntrails = 1\n", "unknown key 'search.trails': known are sampler, "),
-        ('family = "toy"\nproblem = { hiden = 64 }\n', "unknown key 'problem.hiden': known are name, hidden"),
+        (
+            'family = "fused_sm90"\nproblem = { hiden = 64 }\n',
+            "unknown key 'problem.hiden': known are name, hidden",
+        ),
         (MINIMAL + '[search]\ntrials = "many"\n', r"Expected `int \| null`, got `str` - at `search.trials`"),
         (MINIMAL + '[search]\nsampler = "grid"\n', "Invalid enum value 'grid' - at `search.sampler`"),
         (MINIMAL + "m_values = [16, 1]\n", r"m_values = \[16, 1\]: must be positive and strictly ascending"),
@@ -83,7 +91,7 @@ def test_overrides_are_checked_like_the_file(tmp_path: Path) -> None:
         (MINIMAL + 'name = "../x"\n', r"name = '\.\./x': only letters"),
         (MINIMAL + "[confirm]\nrounds = -1\n", "rounds = -1: must not be negative"),
         (
-            'family = "toy"\nproblem = { hidden = 65, experts = 16, top_k = 2 }\n',
+            'family = "fused_sm90"\nproblem = { hidden = 65, experts = 16, top_k = 2 }\n',
             "hidden = 65: must be a positive multiple of 16",
         ),
     ],

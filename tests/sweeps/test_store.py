@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,14 @@ def test_a_study_says_what_it_is_about(tmp_path: Path) -> None:
     open_toy(tmp_path / "runs" / "toy.db", legal_size=len(SPACE))
     read = store.read_study(store.open_storage(str(tmp_path / "runs" / "toy.db")), None)
     assert store.read_info(read) == replace(INFO, legal_size=len(SPACE))
+
+
+def test_a_problem_is_the_same_whatever_of_its_defaults_is_said() -> None:
+    whole = msgspec.to_builtins(asdict(PROBLEM))
+    short = {key: value for key, value in whole.items() if key in ("hidden", "experts", "top_k")}
+    assert store.computed(short | {"name": "other"}) == store.computed(whole)
+    assert store.computed(whole | {"top_k": 3}) != store.computed(whole)
+    assert replace(INFO, problem=short | {"name": "x"}).identity == replace(INFO, problem=whole).identity
 
 
 def test_results_can_read_it(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from harness.pack import PackError
 from harness.record import DeviceFacts, Outcome, RecordError, TrialRecord
 from harness.records import RecordWriter
 from harness.toolchain import compiler_versions
+from kernels.problem import RouterProblem
 from results.load import load_study
-from sweeps import store
+from sweeps import store, transfer
+from sweeps.driver import Ending
 from sweeps.errors import StudyError
 from sweeps.objective import PENALTY
 from sweeps.places import Place
@@ -135,6 +137,27 @@ def test_a_file_that_is_no_records_is_refused_with_its_line() -> None:
     path.write_text(path.read_text() + "{}\n")
     with pytest.raises(RecordError, match=r"records\.jsonl, line 2: "):
         collect_records(path, SPEC, None, "toy")
+
+
+def test_a_stopped_pack_is_no_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Part of a sweep, in a folder that says nothing of it, would be taken for the whole."""
+    monkeypatch.setattr(transfer, "drive", lambda *_, **__: Ending.STOPPED)
+    with pytest.raises(PackError, match="stopped: nothing is packed; the same command goes on"):
+        pack_sweep(SPEC, Path("there"), workers=1, cache=None)
+    assert not Path("there").exists()
+
+
+def test_a_record_fits_a_problem_that_says_no_defaults() -> None:
+    """A record says what a problem is to the last field, a sweep's table only what differs."""
+    said = msgspec.convert(
+        {key: value for key, value in msgspec.to_builtins(asdict(PROBLEM)).items() if key != "score"},
+        RouterProblem,
+    )
+    assert said == PROBLEM
+    records = Path("records.jsonl")
+    writer = RecordWriter(records)
+    writer.append(measured(0, problem=msgspec.to_builtins(asdict(PROBLEM))))
+    assert collect_records(records, replace(SPEC, problem=said), None, None).added == 1
 
 
 def test_a_pack_does_not_overwrite() -> None:
