@@ -22,6 +22,9 @@ from harness.simulator.errors import SimulationError
 
 Array = npt.NDArray[Any]
 NEVER = np.iinfo(np.int32).max
+# How often it is asked whether warps know all mbarriers of their cluster, which takes many times as long as
+# asking for those in use: where CTAs meet early it is soon the last question, where they meet late not.
+PATIENCE = 64
 
 
 class BarrierInits:
@@ -50,8 +53,9 @@ class BarrierInits:
         self._of_row = np.zeros(self._rows, np.int64)
         self._of_cluster = np.zeros(len(epoch) // per_cluster, np.int64)
         self._all_released, self._all_known = np.zeros(len(epoch), np.int64), np.zeros(len(epoch), np.int64)
-        # Of copies whose issuers do not know all mbarriers, by (warp, epoch), the keys that they do not know.
-        self._unaware: dict[tuple[int, int], set[int]] = {}
+        # Of copies under way, by (warp, epoch): which mbarriers their issuers do not know [CTAs, slots].
+        self._unaware: dict[tuple[int, int], Array] = {}
+        self._patience = PATIENCE
 
     def initialized(self, warps: Array, keys: Array) -> None:
         """`warps` [n] initialize mbarriers of their CTAs."""
@@ -84,19 +88,27 @@ class BarrierInits:
 
     def check(self, warps: Array, keys: Array) -> None:
         """Raise unless `warps` [n] know that the mbarriers `keys` [n], which they use, are initialized."""
-        if self._unsure(warps):
+        if self._patience > 0:
+            self._patience -= 1
+            sure = not self._unsure(warps)
+        else:
+            sure = bool((self._all_known[warps] == self._of_cluster[warps // self._per_cluster]).all())
+        if not sure:
             self._refuse(~self._may_use(warps, *np.divmod(keys, self._rows)), keys)
 
     def copied(self, warps: Array, epochs: Array) -> None:
         """`warps` [n] issue copies of `epochs` [n]; which mbarriers these signal, `check_copies` will see."""
-        if not self._unsure(warps):
+        clusters = warps // self._per_cluster
+        if (self._all_known[warps] == self._of_cluster[clusters]).all():
             return
-        for rank in range(self._ctas):
-            rows = warps // self._per_cluster * self._ctas + rank
-            missing = ~self._may_use(warps, self._slots, rows)
-            for slot, i in np.argwhere(missing).tolist():
-                copy = int(warps[i]), int(epochs[i])
-                self._unaware.setdefault(copy, set()).add(slot * self._rows + int(rows[i]))
+        ranks = range(self._ctas)
+        missing = ~np.stack(
+            [self._may_use(warps, self._slots, clusters * self._ctas + rank) for rank in ranks]
+        )
+        some = missing.any((0, 1))
+        for i in np.flatnonzero(some).tolist():
+            self._unaware[int(warps[i]), int(epochs[i])] = missing[:, :, i].copy()
+        self._all_known[warps[~some]] = self._of_cluster[clusters[~some]]
 
     def check_copies(self, clocks: Array, keys: Array) -> None:
         """As `check`, when copies, known by their clocks [n, agents], signal `keys` [n]: of their issue."""
@@ -105,12 +117,17 @@ class BarrierInits:
         agent = clocks[:, self._per_cluster :].argmax(1)
         warps = keys % self._rows // self._ctas * self._per_cluster + agent
         epochs = clocks[np.arange(len(keys)), self._per_cluster + agent]
-        issued = zip(warps.tolist(), epochs.tolist(), strict=True)
         # What a commit tells, its warps' own epochs among it, was looked at when it was issued.
         plain = ~clocks[:, : self._per_cluster].any(1)
+        issued = list(zip(warps.tolist(), epochs.tolist(), strict=True))
+        slots, ranks = keys // self._rows, keys % self._rows % self._ctas
+        unaware = [self._unaware.get(copy) for copy in issued]
         missing = [
-            key in self._unaware.get(copy, ()) for copy, key in zip(issued, keys.tolist(), strict=True)
+            each is not None and bool(each[rank, slot])
+            for each, rank, slot in zip(unaware, ranks.tolist(), slots.tolist(), strict=True)
         ]
+        for copy in issued:
+            self._unaware.pop(copy, None)
         self._refuse(plain & np.array(missing, np.bool_), keys)
 
     def _refuse(self, wrong: Array, keys: Array) -> None:
