@@ -193,27 +193,23 @@ def table(found: Sequence[Verified], legal: int) -> str:
 def _on_gpu(found: Sequence[Verified]) -> list[str]:
     """How the GPU's answers differ, where there are any."""
     its = [one.on_gpu for one in found if one.on_gpu is not None]
-    if not its:
-        return []
     devices = ", ".join(sorted({one.device for one in its}))
-    alike = sum(one.ids_differ == 0 for one in its)
-    return [
-        f"On {devices}: {sum(one.launches for one in its)} launches of {len(its)} configs compared, "
-        f"all ids equal in {alike} configs, {sum(one.ids_differ for one in its)} ids differ, "
-        f"weights by at most {max(one.weight_error for one in its):.1e}.",
-        "",
-    ]
+    return _differing(f"On {devices}", its)
 
 
 def _two_kernels(found: Sequence[Verified]) -> list[str]:
     """How the two-kernel path's answers differ, where they were compared."""
     its = [one.two_kernel for one in found if one.two_kernel is not None]
+    return _differing("Against the two-kernel path", its)
+
+
+def _differing(where: str, its: Sequence[OnGpu | Agreement]) -> list[str]:
     if not its:
         return []
     alike = sum(one.ids_differ == 0 for one in its)
     return [
-        f"Against the two-kernel path: {sum(one.launches for one in its)} launches of {len(its)} configs "
-        f"compared, all ids equal in {alike} configs, {sum(one.ids_differ for one in its)} ids differ, "
+        f"{where}: {sum(one.launches for one in its)} launches of {len(its)} configs compared, "
+        f"all ids equal in {alike} configs, {sum(one.ids_differ for one in its)} ids differ, "
         f"weights by at most {max(one.weight_error for one in its):.1e}.",
         "",
     ]
