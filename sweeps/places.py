@@ -21,7 +21,7 @@ from kernels.dispatch_table import (
 )
 from kernels.problem import PRESETS
 from sweeps.errors import StudyError
-from sweeps.spec import SweepSpec
+from sweeps.spec import NAME, SweepSpec
 
 RUNS = Path("runs")
 # What a study's name says of where its times are from: times of two sources never share a study.
@@ -43,7 +43,12 @@ class Place:
 
 def place_for(spec: SweepSpec, storage: str | None, study: str | None, *, source: Source) -> Place:
     """Where a sweep of `spec` with times from `source` is kept. Without a GPU it has a study of its own, so
-    that the folder can be copied to a GPU host and swept there."""
+    that the folder can be copied to a GPU host and swept there.
+
+    Raises `StudyError` for a study whose name is to be a file's and cannot.
+    """
+    if study is not None and storage is None and not NAME.fullmatch(study):
+        raise StudyError(f"--study {study!r}: only letters, digits, '.', '_' and '-', it names a file")
     name = study or f"{spec.name}-{spec.target}{SUFFIXES[source]}"
     return Place(storage or str(RUNS / f"{name}.db"), name)
 

@@ -114,6 +114,8 @@ def open_storage(storage: str, *, create: bool = False) -> RDBStorage:
     """The storage at a URL or a path. Raises `StudyError` when it cannot be used, or when it is a file
     that does not exist and `create` is not given."""
     url = storage_url(storage)
+    if url == SQLITE.removesuffix("/") or url.startswith(f"{SQLITE}:memory:"):
+        raise StudyError(f"{storage}: kept in memory, all would be lost at the end: name a file")
     connect: dict[str, Any] = {}
     if url.startswith(SQLITE):
         path = Path(url.removeprefix(SQLITE))
