@@ -21,7 +21,6 @@ from harness.record import Outcome, Provenance
 from kernels.family import ParamValue
 
 SCHEMA = "routertune.ablation/1"
-LINE_BEGIN = b'{"family":'
 FUSED, TWO_KERNELS = "fused_sm100", "two_kernel_sm100"
 ALL = "all allowed"
 # What each variant leaves of the parameters that it restricts.

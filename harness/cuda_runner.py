@@ -81,7 +81,7 @@ class CudaRunner(Runner):
         outputs = Outputs.poisoned(problem, m, candidate.workspace_elements(m), DEVICE)
         launches: list[Callable[[], object]]
         if plan.quantize:
-            raw_sets = self._inputs.raw_sets(problem, m, count, operand_format)
+            raw_sets = self._inputs.raw_sets(problem, m, count)
             launches = [partial(quantize_and_launch, candidate, raw, outputs) for raw in raw_sets]
         else:
             sets = self._inputs.sets(problem, m, count, operand_format)

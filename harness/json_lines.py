@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from dataclasses import fields
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -44,12 +45,13 @@ def read_lines(path: Path, kind: type[Line], schemas: Collection[str]) -> list[L
     return found
 
 
-def append_to(path: Path, begin: bytes) -> None:
-    """Make `path` ready for `append_line`: its folder exists, and a torn last line is gone.
+def append_to(path: Path, kind: type[Any]) -> None:
+    """Make `path` ready for lines of the dataclass `kind`: its folder exists, and a torn last line is gone.
 
     Read what it holds first: a file of something else is to be refused as it was. Raises `RecordError`,
-    leaving it so, where what would be dropped does not begin as every line does, with `begin`.
+    leaving it so, where what would be dropped does not begin as every line does, with the first field's name.
     """
+    begin = f'{{"{fields(kind)[0].name}":'.encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         file.seek(0)

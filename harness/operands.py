@@ -117,17 +117,14 @@ def raw_inputs(problem: RouterProblem, m: int, device: str, generator: torch.Gen
     return RawInputs(a, layer.finalize_weights(), drawn.bias)
 
 
-Key = tuple[RouterProblem, int, OperandFormat]
-
-
 class InputCache:
     """Sets of inputs by problem, M and format, drawn once for all trials; least recent first out."""
 
     def __init__(self, device: str, max_bytes: int) -> None:
         self._device = device
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[Key, list[Inputs]] = OrderedDict()
-        self._raw: tuple[Key, list[RawInputs]] | None = None
+        self._kept: OrderedDict[tuple[RouterProblem, int, OperandFormat], list[Inputs]] = OrderedDict()
+        self._raw: tuple[tuple[RouterProblem, int], list[RawInputs]] | None = None
 
     def sets(
         self,
@@ -148,11 +145,9 @@ class InputCache:
             self._kept.popitem(last=False)
         return self._kept[key][:count]
 
-    def raw_sets(
-        self, problem: RouterProblem, m: int, count: int, operand_format: OperandFormat
-    ) -> list[RawInputs]:
+    def raw_sets(self, problem: RouterProblem, m: int, count: int) -> list[RawInputs]:
         """As `sets`, not quantized. Only the last are kept: each has a layer of its own."""
-        key = (problem, m, operand_format)
+        key = (problem, m)
         if self._raw is None or self._raw[0] != key or len(self._raw[1]) < count:
             generator = torch.Generator(self._device).manual_seed(m)
             self._raw = None  # both would not fit

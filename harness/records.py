@@ -27,10 +27,6 @@ def read_records(path: Path) -> list[TrialRecord]:
     return records
 
 
-# What `to_json` begins with: a torn line is known by it.
-LINE_BEGIN = b'{"family":'
-
-
 class RecordWriter:
     """Appends records to a file, each on disk before `append` returns. A torn last line is removed first."""
 
@@ -39,7 +35,7 @@ class RecordWriter:
         self._path = path
         try:
             self.found = read_records(path) if path.exists() else []
-            append_to(path, LINE_BEGIN)
+            append_to(path, TrialRecord)
         except OSError as error:
             raise RecordError(f"cannot write {path}: {error.strerror}: name another file") from None
 

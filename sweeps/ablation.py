@@ -20,7 +20,6 @@ import numpy as np
 from harness.ablation_record import (
     DESIGN,
     FUSED,
-    LINE_BEGIN,
     SMALLEST_TILE,
     TWO_KERNEL_PATH,
     TWO_KERNELS,
@@ -65,7 +64,7 @@ class Ablation:
         if others:
             raise RecordError(f"{out} holds configs of {others[0]}, not of {problem.name}: name another file")
         self.tried = {key(one.family, one.config): one for one in tried}
-        append_to(out, LINE_BEGIN)
+        append_to(out, Tried)
 
     def search(self, variant: str, candidates: int, seed: int) -> Iterator[Tried]:
         """Try `candidates` configs for a variant, from the one after its last in the file on.

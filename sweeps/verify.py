@@ -36,7 +36,6 @@ from sweeps.verify_on_gpu import OnGpu, Recorded, compare_on_gpu
 from sweeps.verify_two_kernel import Agreement, Answer, compare_with_two_kernels, two_kernel_answers
 
 SCHEMA = "routertune.verified/4"
-LINE_BEGIN = b'{"family":'
 SCHEMAS = ("routertune.verified/2", "routertune.verified/3", SCHEMA)
 # Plain NVFP4 data first: how many experts the bf16 reference chooses too is recorded of it.
 HARD = ("nvfp4", "nvfp4_every_expert", "ties", "non_finite", "bias_reverses")

@@ -27,7 +27,7 @@ from kernels.families import family
 from kernels.family import ParamValue
 from sweeps.covering import covering_order
 from sweeps.space import Space
-from sweeps.verify import LINE_BEGIN, SEED, Verified, read_verified, verify_config
+from sweeps.verify import SEED, Verified, read_verified, verify_config
 
 # Arrays of a config's memories come and go: a process is replaced before it has grown by much.
 CONFIGS_OF_A_PROCESS = 100
@@ -63,7 +63,7 @@ def verify_space(space: Space, out: Path, plan: Plan) -> Iterator[Verified]:
     """
     found = read_verified(out)
     _refuse_others(found, space, out)
-    append_to(out, LINE_BEGIN)
+    append_to(out, Verified)
     left = covering_order(space, SEED, [one.config for one in found], plan.shard)
     if plan.configs is not None:
         left = islice(left, max(0, plan.configs - len(found)))

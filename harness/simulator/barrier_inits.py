@@ -88,27 +88,21 @@ class BarrierInits:
 
     def check(self, warps: Array, keys: Array) -> None:
         """Raise unless `warps` [n] know that the mbarriers `keys` [n], which they use, are initialized."""
+        if self._know_all(warps):
+            return
         if self._patience > 0:
             self._patience -= 1
-            sure = not self._unsure(warps)
-        else:
-            sure = bool((self._all_known[warps] == self._of_cluster[warps // self._per_cluster]).all())
-        if not sure:
-            self._refuse(~self._may_use(warps, *np.divmod(keys, self._rows)), keys)
+            if not self._unknown(np.unique(warps)).any():
+                return
+        self._refuse(~self._may_use(warps, *np.divmod(keys, self._rows)), keys)
 
     def copied(self, warps: Array, epochs: Array) -> None:
         """`warps` [n] issue copies of `epochs` [n]; which mbarriers these signal, `check_copies` will see."""
-        clusters = warps // self._per_cluster
-        if (self._all_known[warps] == self._of_cluster[clusters]).all():
+        if self._know_all(warps):
             return
-        ranks = range(self._ctas)
-        missing = ~np.stack(
-            [self._may_use(warps, self._slots, clusters * self._ctas + rank) for rank in ranks]
-        )
-        some = missing.any((0, 1))
-        for i in np.flatnonzero(some).tolist():
-            self._unaware[int(warps[i]), int(epochs[i])] = missing[:, :, i].copy()
-        self._all_known[warps[~some]] = self._of_cluster[clusters[~some]]
+        unknown = self._unknown(warps)
+        for i in np.flatnonzero(unknown.any((0, 1))).tolist():
+            self._unaware[int(warps[i]), int(epochs[i])] = unknown[:, :, i].copy()
 
     def check_copies(self, clocks: Array, keys: Array) -> None:
         """As `check`, when copies, known by their clocks [n, agents], signal `keys` [n]: of their issue."""
@@ -139,22 +133,18 @@ class BarrierInits:
                 wrong,
             )
 
-    @property
-    def _slots(self) -> Array:
-        """All slots, to be looked up in several CTAs at a time [s, 1]."""
-        return np.arange(len(self._by))[:, None]
+    def _know_all(self, warps: Array) -> bool:
+        """Whether `warps` are known to know of all inits in their clusters, by now."""
+        return bool((self._all_known[warps] == self._of_cluster[warps // self._per_cluster]).all())
 
-    def _unsure(self, warps: Array) -> bool:
-        """Whether any of `warps` is not known to know of all inits in its cluster, by now."""
-        if (self._all_known[warps] == self._of_cluster[warps // self._per_cluster]).all():
-            return False
-        warps = np.unique(warps)
-        clusters = warps // self._per_cluster
-        every = np.ones(len(warps), np.bool_)
-        for rank in range(self._ctas):
-            every &= self._may_use(warps, self._slots, clusters * self._ctas + rank).all(0)
+    def _unknown(self, warps: Array) -> Array:
+        """Which mbarriers of their clusters `warps` [n] may not use [CTAs, slots, n]; notes who may all."""
+        clusters, slots = warps // self._per_cluster, np.arange(len(self._by))[:, None]
+        of_cta = [~self._may_use(warps, slots, clusters * self._ctas + rank) for rank in range(self._ctas)]
+        unknown = np.stack(of_cta)
+        every = ~unknown.any((0, 1))
         self._all_known[warps[every]] = self._of_cluster[clusters[every]]
-        return not every.all()
+        return unknown
 
     def _may_use(self, warps: Array, slots: Array, rows: Array) -> Array:
         """Whether `warps` [n] may use the mbarriers in `slots` ([n] or [s, 1]) of CTAs `rows` [n]."""

@@ -103,16 +103,17 @@ def warp_name(machine: Machine, cohort: Cohort, warp: int) -> str:
     return f"warp {number} of CTA {machine.cta_name(row)}"
 
 
+def warp_at(machine: Machine, warp: int, instruction: Instruction) -> str:
+    """The machine's warp number `warp` and an instruction that it executed."""
+    cta = machine.cta_name(int(machine.row_of_warp[warp]))
+    number = machine.warp_in_cta[warp]
+    return f"warp {number} of CTA {cta} at PTX line {instruction.line}: `{instruction.text}`"
+
+
 def warp_at_line(machine: Machine, warp: int, line: int) -> str:
     """The machine's warp number `warp` and the instruction of a PTX line, for what was noted of it."""
-    text = next(
-        instruction.text
-        for block in machine.kernel.program.blocks
-        for instruction in _of(block)
-        if instruction.line == line
-    )
-    cta = machine.cta_name(int(machine.row_of_warp[warp]))
-    return f"warp {machine.warp_in_cta[warp]} of CTA {cta} at PTX line {line}: `{text}`"
+    blocks = machine.kernel.program.blocks
+    return warp_at(machine, warp, next(one for block in blocks for one in _of(block) if one.line == line))
 
 
 def remote_access(machine: Machine, warp: int, block: int, by_copy: bool) -> str:
@@ -127,7 +128,7 @@ def remote_access(machine: Machine, warp: int, block: int, by_copy: bool) -> str
         if by_copy or not _ELSEWHERE & set(instruction.parts)
     ]
     named = [instruction for instruction in suits if "shared::cluster" in instruction.parts]
-    return warp_at_line(machine, warp, (named or suits)[-1].line)
+    return warp_at(machine, warp, (named or suits)[-1])
 
 
 def _of(block: Block) -> list[Instruction]:

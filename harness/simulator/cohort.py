@@ -112,12 +112,13 @@ class Cohort:
         return chosen
 
     def same_in_warp(self, value: Any, mask: Any, what: str) -> Array:
-        """`per_warp` of an operand on which the active lanes of a warp have to agree."""
+        """`per_warp` of an operand on which the active lanes of a warp have to agree; `what` they do else."""
+        value = np.asarray(value)
         values = self.per_warp(value, mask)
-        if np.ndim(value) == 2 and value.shape[1] > 1:
-            different = ((value != values[:, None]) & self.active(mask)).any(1)
+        if value.ndim == 2 and value.shape[1] > 1:
+            different = (value != values[:, None]) & self.active(mask)
             if different.any():
-                raise SimulationError(f"lanes of one warp disagree about {what}", different)
+                raise SimulationError(f"lanes of one warp {what}", different)
         return values
 
     def members(self, members: Any, mask: Any) -> Array:

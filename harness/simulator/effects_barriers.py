@@ -36,17 +36,6 @@ def orders_cluster(instruction: Instruction) -> bool:
     return "cluster" in instruction.parts and "relaxed" not in instruction.parts
 
 
-def agreed(c: Cohort, m: Any, value: Any, what: str) -> Array:
-    """An operand that the active lanes of each warp must agree on, as int64 [W]; `what` they do otherwise."""
-    value = np.asarray(value)
-    chosen = c.per_warp(value, m)
-    if value.ndim == 2 and value.shape[1] > 1:
-        different = c.active(m) & (value != chosen[:, None])
-        if different.any():
-            raise SimulationError(f"lanes of one warp {what}", different)
-    return chosen.astype(np.int64)
-
-
 def flat(c: Cohort, m: Any, value: Any) -> Array:
     """An operand of the active lanes, as int64."""
     return c.lanes(np.asarray(value)).astype(np.int64)[c.active(m)]
@@ -162,13 +151,15 @@ class _MbarrierWait:
 
     def begin(self, c: Cohort, address: Any, phase: Any, limit: Any = 0) -> tuple[Array, ...]:
         rows, offsets = (
-            agreed(c, c.mask, part, "wait for different mbarriers")
+            c.same_in_warp(part, c.mask, "wait for different mbarriers")
             for part in shared_place(c, address, c.active(c.mask))
         )
         keys = c.machine.mbarriers.keys(rows, offsets)
         c.machine.check_initialized(c.warps, keys)
         phase = np.asarray(phase) & 1 if self.by_parity else phase
-        return keys, agreed(c, c.mask, phase, "wait for different phases of an mbarrier")
+        return keys, c.same_in_warp(phase, c.mask, "wait for different phases of an mbarrier").astype(
+            np.int64
+        )
 
     def poll(self, c: Cohort, token: tuple[Array, ...]) -> tuple[Array, Array]:
         keys, phase = token
@@ -192,12 +183,14 @@ def mbarrier_wait(instruction: Instruction) -> Wait:
 def _barrier_threads(c: Cohort, m: Any, threads: Any) -> Array:
     if threads is None:
         return c.machine.live_warps[c.rows] * LANES
-    return agreed(c, m, threads, "name different numbers of threads for a named barrier")
+    return c.same_in_warp(threads, m, "name different numbers of threads for a named barrier").astype(
+        np.int64
+    )
 
 
 def _arrive_named(c: Cohort, m: Any, number: Any, threads: Any) -> tuple[Array, Array]:
     """(ids, generation that each warp waits for)."""
-    ids = agreed(c, m, number, "arrive at different named barriers")
+    ids = c.same_in_warp(number, m, "arrive at different named barriers").astype(np.int64)
     here = c.whole_warps(m, "a named barrier")
     generation = np.zeros(len(ids), np.int64)
     if ((ids < 0) | (ids >= NAMED)).any():

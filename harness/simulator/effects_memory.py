@@ -336,13 +336,9 @@ def hint(instruction: Instruction) -> Run:
     return lambda c, m, *operands: None
 
 
-_EVICTIONS = "evict_last evict_normal evict_first evict_unchanged"
+_EVICTIONS = "L2::evict_last L2::evict_normal L2::evict_first L2::evict_unchanged"
 
 
-@effect(
-    "createpolicy",
-    flags=f"fractional range cvt L2 global {' '.join(f'L2::{name}' for name in _EVICTIONS.split())}",
-    writes=True,
-)
+@effect("createpolicy", flags=f"fractional range cvt L2 global {_EVICTIONS}", writes=True)
 def policy(instruction: Instruction) -> Run:
     return lambda c, m, *operands: np.uint64(0)

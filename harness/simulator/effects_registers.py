@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.blame import warp_at_line
 from harness.simulator.cohort import LANES, WARPGROUP, Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
 from harness.simulator.errors import SimulationError
@@ -51,7 +52,6 @@ class RegisterPool:
         self._released_at = np.zeros(by_warp)  # cycles; of several releases of a warp the last
         self._taken = np.zeros(machine.rows, np.int64)
         self._turns = np.zeros(len(self.held), np.int64)  # by warp: setmaxnregs executed
-        self._last: dict[int, Instruction] = {}
         self._line = np.zeros(len(self.held), np.int64)  # by warp: of the last one
 
     def take_turn(self, instruction: Instruction, warps: Array) -> None:
@@ -63,7 +63,6 @@ class RegisterPool:
             raise SimulationError(f"setmaxnreg by a warpgroup of {rest} warps: want 4", inside >= whole)
         self._turns[warps] += 1
         self._line[warps] = instruction.line
-        self._last[instruction.line] = instruction
         mates = (warps - inside % WARPGROUP)[:, None] + np.arange(WARPGROUP)
         turns, lines = self._turns[mates], self._line[mates]
         late = (turns < self._turns[warps][:, None] - 1).any(1)
@@ -133,9 +132,9 @@ class RegisterPool:
         row = int(rows[group // (whole // WARPGROUP)])
         first = group % (whole // WARPGROUP) * WARPGROUP
         most, least = first + int(np.argmax(turns[group])), first + int(np.argmin(turns[group]))
-        last = self._last[int(self._line[row * self.machine.warps_per_cta + most])]
+        warp = row * self.machine.warps_per_cta + most
         raise SimulationError(
-            f"warp {most} of CTA {self.machine.cta_name(row)} at PTX line {last.line}: `{last.text}`: "
+            f"{warp_at_line(self.machine, warp, int(self._line[warp]))}: "
             f"warp {least} of its warpgroup exits without executing it"
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.simulator.blame import warp_name
+from harness.simulator.blame import warp_at
 from harness.simulator.cohort import Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
 from harness.simulator.effects_memory import shared_place
@@ -43,8 +43,7 @@ class _Alloc:
         unit.uses_group(self.group)
         wanted = c.per_warp(np.asarray(columns)).astype(np.int64)
         for warp in np.flatnonzero(here):
-            named = warp_name(c.machine, c, int(warp))
-            place = f"{named} at PTX line {self.instruction.line}: `{self.instruction.text}`"
+            place = warp_at(c.machine, int(c.warps[warp]), self.instruction)
             unit.allocations.ask(int(c.rows[warp]), int(wanted[warp]), place)
         _, offsets = shared_place(c, address)
         return np.where(here, -1, 0), c.clock.copy(), c.per_warp(offsets).astype(np.int64), wanted
@@ -165,7 +164,7 @@ def load(instruction: Instruction) -> Run:
         here = c.whole_warps(m, "tcgen05.ld")
         machine = c.machine
         unit = tensor_unit(machine)
-        address = c.same_in_warp(np.asarray(source), m, "the address")[here].astype(np.uint32)
+        address = c.same_in_warp(source, m, "disagree about the address")[here].astype(np.uint32)
         _claim(c, unit, here, transfer, address)(instruction, "ld")
         out = np.zeros((transfer.registers, len(c.warps), 32), np.uint32)
         if machine.functional:
@@ -186,7 +185,7 @@ def store(instruction: Instruction) -> Run:
         here = c.whole_warps(m, "tcgen05.st")
         machine = c.machine
         unit = tensor_unit(machine)
-        address = c.same_in_warp(np.asarray(target), m, "the address")[here].astype(np.uint32)
+        address = c.same_in_warp(target, m, "disagree about the address")[here].astype(np.uint32)
         _claim(c, unit, here, transfer, address)(instruction, "st")
         if machine.functional:
             values = rest[-1] if isinstance(rest[-1], tuple) else (rest[-1],)

@@ -187,7 +187,7 @@ def mma_async(instruction: Instruction) -> Run:
 
 def _agreed(c: Cohort, value: Any, what: str) -> Array:
     """An operand [G] on which the threads of a warpgroup have to agree."""
-    values = c.same_in_warp(value, None, what).reshape(-1, WARPS)
+    values = c.same_in_warp(value, None, f"disagree about {what}").reshape(-1, WARPS)
     if np.ndim(value) and (values != values[:, :1]).any():
         different = np.repeat((values != values[:, :1]).any(1), WARPS)
         raise SimulationError(f"warps of one warpgroup disagree about {what}", different)

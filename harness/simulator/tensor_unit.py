@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.blame import warp_at
 from harness.simulator.errors import SimulationError
 from harness.simulator.shared import PAGE_WORDS
 from harness.simulator.tcgen05_copy import copy_to_tensor_memory
@@ -151,11 +152,7 @@ class TensorUnit:
     def _place(self, one: Issued, wrong: Array | None) -> str:
         """The first warp that `wrong` [G] marks (None: any), and the instruction it issued earlier."""
         warp = one.warps[0 if wrong is None else int(np.argmax(wrong))]
-        row = int(self.machine.row_of_warp[warp])
-        return (
-            f"warp {self.machine.warp_in_cta[warp]} of CTA {self.machine.cta_name(row)} at PTX line "
-            f"{one.instruction.line}: `{one.instruction.text}`"
-        )
+        return warp_at(self.machine, int(warp), one.instruction)
 
     def _check_operands(self, run: list[Issued]) -> None:
         """Raise unless what a run reads of shared memory has been written, and fenced where it must be.

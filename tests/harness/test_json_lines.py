@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -25,19 +26,23 @@ VERIFIED = Verified("f", "sm_100a", "p", 512, CONFIG, Outcome.OK)
 TRIED = Tried("f", "sm_100a", "p", "all allowed", 0, CONFIG, provenance())
 
 
-BEGIN = b'{"a":'
+@dataclass(frozen=True)
+class A:
+    """A line of these tests."""
+
+    a: int
 
 
 @pytest.mark.parametrize("torn", [b"", b"{", b'{"a": 1}', b'{"a": [1, '])
 def test_a_torn_line_is_gone_before_the_next_is_written(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "new folder" / "lines.jsonl"
-    append_to(path, BEGIN)
+    append_to(path, A)
     assert whole_lines(path) == []
     append_line(path, b'{"a": 1}')
     with path.open("ab") as file:
         file.write(torn)
     assert whole_lines(path) == [b'{"a": 1}']
-    append_to(path, BEGIN)
+    append_to(path, A)
     append_line(path, b'{"a": 2}')
     assert path.read_bytes() == b'{"a": 1}\n{"a": 2}\n'
 
@@ -48,7 +53,7 @@ def test_what_is_no_torn_line_is_not_dropped(tmp_path: Path, whole: bytes, end: 
     path = tmp_path / "notes.txt"
     path.write_bytes(whole + end)
     with pytest.raises(RecordError, match="ends in something else than a torn line: name another file"):
-        append_to(path, BEGIN)
+        append_to(path, A)
     assert path.read_bytes() == whole + end
 
 

@@ -75,11 +75,11 @@ def test_a_launch_gets_what_it_would_without(operand_format: OperandFormat) -> N
 
 def test_raw_sets_are_the_same_for_every_trial() -> None:
     cache = InputCache("cpu", 1 << 30)
-    first = cache.raw_sets(PROBLEM, M, 2, OperandFormat.BF16)
+    first = cache.raw_sets(PROBLEM, M, 2)
     assert not torch.equal(first[0].activations, first[1].activations)
-    again = cache.raw_sets(PROBLEM, M, 1, OperandFormat.BF16)
+    again = cache.raw_sets(PROBLEM, M, 1)
     assert again[0] is first[0]
-    cache.raw_sets(PROBLEM, 1, 1, OperandFormat.BF16)
-    anew = cache.raw_sets(PROBLEM, M, 2, OperandFormat.BF16)
+    cache.raw_sets(PROBLEM, 1, 1)
+    anew = cache.raw_sets(PROBLEM, M, 2)
     assert torch.equal(anew[1].activations, first[1].activations)
     assert torch.equal(anew[1].layer.weight, first[1].layer.weight)
