@@ -1,7 +1,7 @@
 """NVFP4: e2m1 elements, one e4m3 scale per block of 16 along K, one fp32 global scale per tensor.
 
     global_scale = 448 * 6 / amax
-    scale        = e4m3(clamp(global_scale * block_amax / 6, +-448))
+    scale        = e4m3(clamp(global_scale * block_amax * (1 / 6), +-448))
     q            = e2m1(x * global_scale / scale)
     x            ~ q * scale / global_scale
 
@@ -39,8 +39,8 @@ _FLOAT32_MAX = torch.finfo(torch.float32).max
 def encode_e2m1(x: Tensor) -> Tensor:
     """Nearest e2m1 codes, ties to the even code, as uint8 of `x`'s shape; bit 3 is the sign, also of zeros.
 
-    Magnitudes above 5 saturate at 6. NaN has no code and becomes a zero: a block that holds one is marked by
-    its scale (see the module).
+    Magnitudes above 5 saturate at 6. NaN has no code and becomes a positive zero: a block that holds one is
+    marked by its scale (see the module).
     """
     magnitude = x.abs()
     code = (magnitude > 0.25).to(torch.uint8)
@@ -50,7 +50,7 @@ def encode_e2m1(x: Tensor) -> Tensor:
     code += magnitude > 2.5
     code += magnitude >= 3.5
     code += magnitude > 5.0
-    return code.add_(torch.signbit(x), alpha=8)
+    return code.add_(torch.signbit(x) & ~x.isnan(), alpha=8)
 
 
 def decode_e2m1(codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -216,7 +216,8 @@ def _global_scale(x: Tensor) -> Tensor:
 def _quantize(x: Tensor, global_scale: Tensor) -> Nvfp4Tensor:
     blocks = x.float().reshape(x.shape[0], -1, BLOCK)
     block_amax = blocks.abs().amax(dim=2)
-    scale = (global_scale * block_amax / E2M1_MAX).clamp(max=E4M3_MAX)
+    # Times a reciprocal: torch divides by a number so on CUDA, and otherwise on the CPU.
+    scale = (global_scale * block_amax * (1 / E2M1_MAX)).clamp(max=E4M3_MAX)
     scale = torch.where(torch.isfinite(block_amax), scale, torch.nan).to(torch.float8_e4m3fn)
     # A zero scale divides by 1 instead: what it scales is below 6 * 2^-10 and encodes to zeros.
     divisor = scale.float()

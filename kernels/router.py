@@ -2,12 +2,13 @@
 
     weights, ids = run_nvfp4_fused_router(activations, linear, "deepseek-v4-pro", bias=bias)
 
-What is computed follows from the operands. With an `Nvfp4Linear`, the product is the block-scaled NVFP4 one:
-raw activations are quantized first (unless told otherwise), and alpha undoes both global scales. With a plain
-bf16 weight it is the bf16 product. A GPU without FP4 tensor cores gets NVFP4 operands dequantized without
-their global scale, which is exact in bf16, so the result differs from FP4 hardware's only by accumulation
-order; the weight's dequantization is cached in the layer, the activations' happens in every call. A GPU with
-them multiplies NVFP4 as it is, and nothing else: a bf16 weight is refused there.
+What is computed follows from the operands. With an `Nvfp4Linear`, the product is the block-scaled NVFP4
+one: raw activations are quantized first (unless told otherwise), by kernels of their own
+(`kernels.quantize`), and alpha undoes both global scales. With a plain bf16 weight it is the bf16 product.
+A GPU without FP4 tensor cores gets NVFP4 operands dequantized without their global scale, which is exact in
+bf16, so the result differs from FP4 hardware's only by accumulation order; the weight's dequantization is
+cached in the layer, the activations' happens in every call. A GPU with them multiplies NVFP4 as it is, and
+nothing else: a bf16 weight is refused there.
 
 The kernel is compiled on first use of a config and kept; one compiled kernel serves every M. The config is
 the caller's, or the best known for the problem, target and M (`kernels.best`), or a fair default.
@@ -19,7 +20,7 @@ put into the graph, for each replay to repeat.
 
 from __future__ import annotations
 
-import threading
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,10 +28,17 @@ import torch
 from kernels.best import best_known_config
 from kernels.families import family
 from kernels.family import OperandFormat
+from kernels.launchers import compiled
 from kernels.linear import Nvfp4Linear
 from kernels.nvfp4 import Nvfp4Tensor
 from kernels.problem import RouterProblem, preset
-from kernels.router_operands import bf16_operands, bias_operand, nvfp4_operands, require
+from kernels.router_operands import (
+    bf16_operands,
+    bias_operand,
+    nvfp4_operands,
+    require,
+    require_activation_scale,
+)
 from kernels.streams import is_capturing
 
 # Which kernels run on a device of each compute capability, by the path that the caller asks for.
@@ -54,6 +62,7 @@ def run_nvfp4_fused_router(
     bias: torch.Tensor | None = None,
     path: str = "fused",
     quantize_activations: bool = True,
+    activation_scale: torch.Tensor | None = None,
     config: Any = None,
     out: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,7 +75,9 @@ def run_nvfp4_fused_router(
         bias: the selection bias [E] fp32; required exactly when the problem has one.
         path: "fused", or "two_kernel" for the GEMM and gate kernel it replaces.
         quantize_activations: whether raw activations are quantized to NVFP4 when the weight is NVFP4. That is
-            outside of the kernel, and of every published time that does not say so.
+            outside of the router's kernel, and of every published time that does not say so.
+        activation_scale: the global scale to quantize them with, one fp32, calibrated. None takes it from
+            their largest magnitude, for which another kernel reads them all.
         config: a config of the chosen kernel family; None chooses the best known one.
         out: where to write (weights, ids); None allocates.
 
@@ -77,10 +88,9 @@ def run_nvfp4_fused_router(
     if path not in PATHS:
         raise ValueError(f"path = {path!r}: must be {' or '.join(map(repr, PATHS))}")
     device = weight.weight.device if isinstance(weight, Nvfp4Linear) else weight.device
-    if _operand_format(device) is OperandFormat.NVFP4:
-        operands, alpha = nvfp4_operands(activations, weight, problem, quantize_activations)
-    else:
-        operands, alpha = bf16_operands(activations, weight, problem, quantize_activations)
+    require_activation_scale(activation_scale, activations, weight, quantize_activations)
+    take = nvfp4_operands if _operand_format(device) is OperandFormat.NVFP4 else bf16_operands
+    operands, alpha = take(activations, weight, problem, quantize_activations, activation_scale)
     bias = bias_operand(bias, problem, device)
     m = operands[0].shape[0]
     weights, ids = out if out is not None else _allocate(m, problem, device)
@@ -122,21 +132,9 @@ def _workspace(name: str, elements: int, device: torch.device) -> torch.Tensor:
     return owned
 
 
-# Launchers by family, problem, config and target. None is dropped: a captured graph may still replay it.
-_launchers: dict[tuple[str, RouterProblem, Any, str], Any] = {}
-_compiling = threading.Lock()  # the DSL compiles one kernel at a time and aborts the process otherwise
-
-
 def _compiled(name: str, problem: RouterProblem, config: Any, target: str) -> Any:
     """The compiled launcher of one config, kept; raises `ValueError` for an illegal one."""
-    key = name, problem, config, target
-    launch = _launchers.get(key)
-    if launch is None:
-        with _compiling:
-            launch = _launchers.get(key)  # another thread may have compiled it while this one waited
-            if launch is None:
-                launch = _launchers[key] = _compile(*key)
-    return launch
+    return compiled((name, problem, config, target), partial(_compile, name, problem, config, target))
 
 
 def _compile(name: str, problem: RouterProblem, config: Any, target: str) -> Any:

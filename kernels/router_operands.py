@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from kernels.family import OperandFormat
 from kernels.linear import Nvfp4Linear
-from kernels.nvfp4 import Nvfp4Tensor, dequantize_exact_bf16, global_alpha, quantize_activation_nvfp4
+from kernels.nvfp4 import Nvfp4Tensor
 from kernels.nvfp4_layout import BLOCK, swizzled_shape
 from kernels.problem import RouterProblem
+from kernels.quantize.operands import alpha_of, dequantized_operand, quantized_operand
 from kernels.streams import settle
 
 ALIGNMENT_BYTES = 16  # TMA's: of a tensor's first byte and of its row stride
@@ -18,6 +20,7 @@ def nvfp4_operands(
     weight: torch.Tensor | Nvfp4Linear,
     problem: RouterProblem,
     quantize: bool,
+    activation_scale: torch.Tensor | None = None,
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """A and B as bytes, with those of their scales, and alpha [1] fp32, which undoes both global scales."""
     if not isinstance(weight, Nvfp4Linear):
@@ -26,26 +29,22 @@ def nvfp4_operands(
     device = b.packed.device
     require(b.packed, "the layer's weight", (problem.experts, problem.hidden // 2), torch.uint8, device)
     if isinstance(activations, Nvfp4Tensor):
-        a = activations
-    else:
-        _require_activations(activations, problem, device)
-        if not quantize:
-            raise ValueError(
-                "quantize_activations = False: this GPU's kernels multiply NVFP4, leave it at True"
-            )
-        a = quantize_activation_nvfp4(activations) if len(activations) else _no_tokens(problem, device)
-    _require_quantized(a, problem, device)
-    return (*a.as_bytes(), *b.as_bytes()), global_alpha(a.global_scale, b.global_scale)
+        _require_quantized(activations, problem, device)
+        alpha = alpha_of(activations.global_scale, b.global_scale)
+        return (*activations.as_bytes(), *b.as_bytes()), alpha
+    _require_activations(activations, problem, device)
+    if not quantize:
+        raise ValueError("quantize_activations = False: this GPU's kernels multiply NVFP4, leave it at True")
+    if len(activations) == 0:
+        return (*_no_tokens(problem, device), *b.as_bytes()), b.global_scale.reshape(1)
+    a, alpha = quantized_operand(activations, b.global_scale, OperandFormat.NVFP4, activation_scale)
+    return (*a, *b.as_bytes()), alpha
 
 
-def _no_tokens(problem: RouterProblem, device: torch.device) -> Nvfp4Tensor:
-    """Activations of no token, which cannot be quantized: they have no largest magnitude."""
-    columns = swizzled_shape(0, problem.hidden // BLOCK)
-    return Nvfp4Tensor(
-        torch.empty(0, problem.hidden // 2, dtype=torch.uint8, device=device),
-        torch.empty(columns, dtype=torch.float8_e4m3fn, device=device),
-        torch.ones((), device=device),
-    )
+def _no_tokens(problem: RouterProblem, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The bytes of no token's elements and scales: there is no largest magnitude to quantize by."""
+    packed = torch.empty(0, problem.hidden // 2, dtype=torch.uint8, device=device)
+    return packed, torch.empty(swizzled_shape(0, problem.hidden // BLOCK), dtype=torch.uint8, device=device)
 
 
 def bf16_operands(
@@ -53,11 +52,41 @@ def bf16_operands(
     weight: torch.Tensor | Nvfp4Linear,
     problem: RouterProblem,
     quantize: bool,
+    activation_scale: torch.Tensor | None = None,
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """A and B in bf16, NVFP4 ones dequantized exactly, and alpha [1] fp32, which undoes global scales."""
     b, b_scale = _weight_operand(weight, problem)
-    a, alpha = _activation_operand(activations, b_scale, problem, b.device, quantize)
+    if isinstance(activations, Nvfp4Tensor):
+        _require_quantized(activations, problem, b.device)
+        b_scale = _constant(1, 1.0, b.device) if b_scale is None else b_scale
+        a, alpha = dequantized_operand(activations, b_scale)
+        return (a, b), alpha
+    _require_activations(activations, problem, b.device)
+    if b_scale is None:
+        return (activations, b), _constant(1, 1.0, b.device)
+    if not quantize or len(activations) == 0:
+        return (activations, b), alpha_of(_constant(1, 1.0, b.device), b_scale)
+    (a,), alpha = quantized_operand(activations, b_scale, OperandFormat.BF16, activation_scale)
     return (a, b), alpha
+
+
+def require_activation_scale(
+    scale: torch.Tensor | None,
+    activations: torch.Tensor | Nvfp4Tensor,
+    weight: torch.Tensor | Nvfp4Linear,
+    quantize: bool,
+) -> None:
+    """Raise `ValueError` unless `scale` is left out, or is a global scale where activations are quantized."""
+    if scale is None:
+        return
+    if isinstance(activations, Nvfp4Tensor) or not isinstance(weight, Nvfp4Linear) or not quantize:
+        raise ValueError("activation_scale: this call quantizes nothing, leave it out")
+    if scale.dtype != torch.float32 or scale.numel() != 1:
+        raise ValueError(f"activation_scale of {scale.dtype} {tuple(scale.shape)}: must be one float32")
+    if scale.device != weight.weight.device:
+        raise ValueError(
+            f"activation_scale on {scale.device}, the weight on {weight.weight.device}: move one of them"
+        )
 
 
 def _require_activations(activations: torch.Tensor, problem: RouterProblem, device: torch.device) -> None:
@@ -90,26 +119,6 @@ def _weight_operand(
         return b, global_scale
     require(weight, "weight", shape, torch.bfloat16, weight.device)
     return weight, None
-
-
-def _activation_operand(
-    activations: torch.Tensor | Nvfp4Tensor,
-    b_scale: torch.Tensor | None,
-    problem: RouterProblem,
-    device: torch.device,
-    quantize: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A [M, K] in bf16, and alpha [1] fp32, which undoes the global scales of both operands."""
-    if not isinstance(activations, Nvfp4Tensor):
-        _require_activations(activations, problem, device)
-        if len(activations) > 0 and b_scale is not None and quantize:
-            activations = quantize_activation_nvfp4(activations)
-    scales = [] if b_scale is None else [b_scale]
-    if isinstance(activations, Nvfp4Tensor):
-        _require_quantized(activations, problem, device)
-        scales.append(activations.global_scale)
-        activations = dequantize_exact_bf16(activations)
-    return activations, global_alpha(*scales) if scales else _constant(1, 1.0, device)
 
 
 def bias_operand(bias: torch.Tensor | None, problem: RouterProblem, device: torch.device) -> torch.Tensor:

@@ -114,6 +114,44 @@ def test_a_layer_of_another_shape_is_refused() -> None:
     assert refusal(weight=layer) == "the layer's weight of shape (16, 64): must be (32, 64)"
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "activation_scale: this call quantizes nothing, leave it out"),
+        (
+            {"weight": Nvfp4Linear(64, 32).finalize_weights(), "quantize_activations": False},
+            "activation_scale: this call quantizes nothing, leave it out",
+        ),
+        (
+            {
+                "weight": Nvfp4Linear(64, 32).finalize_weights(),
+                "activations": quantize_activation_nvfp4(bf16(5, 64)),
+            },
+            "activation_scale: this call quantizes nothing, leave it out",
+        ),
+        (
+            {"weight": Nvfp4Linear(64, 32).finalize_weights(), "activation_scale": torch.ones(2)},
+            "activation_scale of torch.float32 (2,): must be one float32",
+        ),
+        (
+            {"weight": Nvfp4Linear(64, 32).finalize_weights(), "activation_scale": torch.ones(1).double()},
+            "activation_scale of torch.float64 (1,): must be one float32",
+        ),
+        (
+            {
+                "weight": Nvfp4Linear(64, 32).finalize_weights(),
+                "activation_scale": torch.ones(1, device="meta"),
+            },
+            "activation_scale on meta, the weight on cpu: move one of them",
+        ),
+    ],
+)
+def test_a_scale_for_activations_is_refused_where_it_is_of_no_use(
+    changes: dict[str, Any], message: str
+) -> None:
+    assert refusal(**({"activation_scale": torch.ones(1)} | changes)) == message
+
+
 def test_a_layer_that_was_never_quantized_says_so() -> None:
     with pytest.raises(RuntimeError, match=r"the weight was not quantized: call finalize_weights\(\) first"):
         run_nvfp4_fused_router(bf16(5, 64), Nvfp4Linear(64, 32), PROBLEM, bias=torch.zeros(32))

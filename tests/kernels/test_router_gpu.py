@@ -281,3 +281,14 @@ def test_no_tokens_give_empty_outputs(operands: str) -> None:
     weight = b if operands == "bf16" else layer_of(b)
     weights, ids = run_nvfp4_fused_router(none, weight, problem, bias=bias)
     assert weights.shape == ids.shape == (0, problem.top_k)
+
+
+@pytest.mark.parametrize("path", ["fused", "two_kernel"])
+def test_a_calibrated_scale_quantizes_as_the_caller_would(path: str) -> None:
+    problem = PRESETS["deepseek-v4-flash"]
+    a, b, bias = draw(problem, 130, seed=12)
+    layer, scale = layer_of(b), torch.full((), 300.0, device=DEVICE)
+    by_wrapper = run_nvfp4_fused_router(a, layer, problem, bias=bias, path=path, activation_scale=scale)
+    quantized = quantize_activation_nvfp4(a, scale)
+    by_caller = run_nvfp4_fused_router(quantized, layer, problem, bias=bias, path=path)
+    assert all(torch.equal(one, other) for one, other in zip(by_wrapper, by_caller, strict=True))
