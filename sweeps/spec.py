@@ -156,7 +156,7 @@ class SweepSpec:
 
     def for_simulator(self) -> SweepSpec:
         """The sweep as the simulator runs it. A modelled time is the same when it is modelled again: nothing
-        is confirmed. Raises `SpecError` where torch's quantization is to be timed: it is not modelled."""
+        is confirmed. Raises `SpecError` where quantization is to be timed: it is not modelled."""
         if self.quantize:
             raise SpecError(
                 "quantize = true: only a GPU can time the quantization of activations, which the simulator "

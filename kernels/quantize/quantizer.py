@@ -69,15 +69,17 @@ class ActivationQuantizer:
     ) -> None:
         """Launch on `stream`; `kernels.quantize.launch` says what the tensors are."""
         vectors = x.shape[0] * self.row_vectors
-        ctas = cute.ceil_div(vectors, THREADS)
-        parts = cutlass.min(ctas, MAX_PARTIALS)
+        parts = cutlass.min(cute.ceil_div(vectors, THREADS), MAX_PARTIALS)
+        work = vectors
+        if cutlass.const_expr(self.output is OperandFormat.NVFP4):
+            work = cutlass.max(vectors, padding_words(scales, x.shape[0]))
         block = (THREADS, 1, 1)
         if cutlass.const_expr(not self.calibrated):
             self.largest(x, partials, vectors).launch(grid=(parts, 1, 1), block=block, stream=stream)
         self.quantize(
             x, weight_scale, global_scale, partials, parts, elements, scales, alpha, vectors
         ).launch(
-            grid=(cutlass.min(ctas, MAX_CTAS), 1, 1),
+            grid=(cutlass.min(cute.ceil_div(work, THREADS), MAX_CTAS), 1, 1),
             block=block,
             stream=stream,
             use_pdl=not self.calibrated,
@@ -275,11 +277,16 @@ def scale_of_partials(partials: cute.Tensor, parts: Int32, thread: Int32) -> Flo
     return select_(amax > Float32(0.0), cute.arch.fmin(scale, Float32(FLOAT32_MAX)), Float32(1.0))
 
 
+def padding_words(scales: cute.Tensor, rows: Int32) -> Int32:
+    """The words of the scales of rows past the last one."""
+    return (scales.shape[0] - rows) * (scales.shape[1] // SCALE_COLUMNS)
+
+
 @cute.jit
 def clear_padding(scales: cute.Tensor, rows: Int32, first: Int32, stride: Int32) -> None:
     """Zero the scales of rows past the last one, four columns of a row at once."""
     columns = scales.shape[1] // SCALE_COLUMNS
     words = words_of(scales)
-    for place in cutlass.range(first, (scales.shape[0] - rows) * columns, stride):
+    for place in cutlass.range(first, padding_words(scales, rows), stride):
         row, column = rows + place // columns, place % columns * SCALE_COLUMNS
         words[scale_offset(scales, row, column) // 4] = Int32(0)
