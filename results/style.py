@@ -177,7 +177,9 @@ def ratio_axis(axes: Axes, low: float, high: float) -> None:
     ticks = [tick for tick in RATIO_TICKS if low <= tick <= high]
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 7)]))
+    # Where hardly any of them falls between the limits, those that matplotlib finds round.
+    few = len(ticks) < 2
+    axes.yaxis.set_major_locator(MaxNLocator(4) if few else FixedLocator(ticks[:: -(-len(ticks) // 7)]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
 

@@ -96,7 +96,9 @@ class SimulatorRunner(Runner):
         assert self._loaded is not None
         assert self._loaded[0] is candidate
         if plan.quantize:
-            raise BeyondRunnerError("a limit of the simulator: it does not model the quantization of activations")
+            raise BeyondRunnerError(
+                "a limit of the simulator: it does not model the quantization of activations"
+            )
         problem, operand_format = candidate.problem, candidate.operand_format
         model = self._loaded[1]
         try:

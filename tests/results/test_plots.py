@@ -128,6 +128,24 @@ def test_one_m_and_many(synthetic: Any, m_values: tuple[int, ...]) -> None:
         assert boxes(draw(study))
 
 
+@pytest.mark.parametrize("times_floor", [118.0, 1500.0])
+def test_times_that_hardly_differ_have_an_axis(synthetic: Any, times_floor: float) -> None:
+    """Between two round ratios, or above all of them, there is no tick to choose from."""
+    study = synthetic.study(0)
+    records = []
+    for seed, stages in enumerate((3, 4, 6)):
+        record = synthetic.record({"stages": stages}, seed=seed)
+        slow = tuple(
+            replace(each, floor_us=each.cold.median_us / times_floor / (1 + 1e-3 * seed))
+            for each in record.measurements
+        )
+        records.append(replace(record, measurements=slow))
+    figure = draw_progress(replace(study, records=tuple(records)))
+    axes = figure.axes[-1]
+    low, high = axes.get_ylim()
+    assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 2
+
+
 @pytest.mark.parametrize("draw", [draw_latency, draw_progress, draw_effects])
 def test_mixed_devices_are_refused(synthetic: Any, draw: Any) -> None:
     study = synthetic.study(4, failing=0.0)
