@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.record import Outcome, TrialRecord
 from results.choose import Choice, choose_all
+from results.markdown import number
 from results.stats import Verdict
 from results.study import Study, timed_group, usable
 from results.style import (
@@ -104,7 +105,7 @@ def _draw_lines(axes: Axes, choices: Sequence[Choice], others_us: Sequence[float
     low, high = min(values) / 1.4, max(values) * 1.2
     time_axis(axes, low, high)
     ends = [
-        (f"{name}, {points[-1][1]:.3g} µs", colour, points[-1][1]) for name, colour, _, _, points in lines
+        (f"{name}, {number(points[-1][1])} µs", colour, points[-1][1]) for name, colour, _, _, points in lines
     ]
     label_ends(axes, ends, low, high)
     clean(axes)
