@@ -14,7 +14,7 @@ from harness.device import DeviceMonitor
 from harness.executor import MeasurePlan
 from harness.graph_timer import time_launches
 from harness.launcher import load_launcher
-from harness.operands import InputCache, Inputs, Outputs, RawInputs
+from harness.operands import InputCache, Inputs, Outputs, RawInputs, raw_inputs
 from harness.record import Conditions, DeviceFacts, Measurement, Rates, Timing
 from harness.runner import Candidate, Runner, WrongResultError
 from harness.timing import (
@@ -26,6 +26,8 @@ from harness.timing import (
     repeat_until_steady,
     summarize,
 )
+from kernels.family import OperandFormat
+from kernels.problem import RouterProblem
 
 DEVICE = "cuda"
 RATE_SAMPLES = 10
@@ -35,6 +37,7 @@ MATRIX_SIZE = 8192
 PAUSE_BEFORE_REPEAT_S = 0.25
 # Share of the device's memory that inputs of earlier trials may keep.
 INPUT_CACHE_SHARE = 0.25
+QUANTIZED_M = 131  # at which quantization is checked before it is timed: a tile of scales and a tail
 
 
 class CudaRunner(Runner):
@@ -53,6 +56,7 @@ class CudaRunner(Runner):
         self._properties = torch.cuda.get_device_properties(DEVICE)
         self._monitor = DeviceMonitor(f"GPU-{self._properties.uuid}")
         self._max_sm_clock_mhz = self.device().max_sm_clock_mhz
+        self._quantized_rightly: set[tuple[RouterProblem, OperandFormat]] = set()
         self._inputs = InputCache(DEVICE, int(INPUT_CACHE_SHARE * self._properties.total_memory))
 
     def device(self) -> DeviceFacts:
@@ -81,6 +85,7 @@ class CudaRunner(Runner):
         outputs = Outputs.poisoned(problem, m, candidate.workspace_elements(m), DEVICE)
         launches: list[Callable[[], object]]
         if plan.quantize:
+            self._require_right_quantization(problem, operand_format)
             raw_sets = self._inputs.raw_sets(problem, m, count)
             launches = [partial(quantize_and_launch, candidate, raw, outputs) for raw in raw_sets]
         else:
@@ -111,6 +116,15 @@ class CudaRunner(Runner):
             steady=steady,
             quantized=plan.quantize,
         )
+
+    def _require_right_quantization(self, problem: RouterProblem, operand_format: OperandFormat) -> None:
+        """Nothing unchecked is timed: raise `WrongResultError` for other bits than torch's."""
+        if (problem, operand_format) in self._quantized_rightly:
+            return
+        generator = torch.Generator(DEVICE).manual_seed(QUANTIZED_M)
+        if not raw_inputs(problem, QUANTIZED_M, DEVICE, generator).quantized_rightly(problem, operand_format):
+            raise WrongResultError(f"activations are quantized otherwise than by torch, at M = {QUANTIZED_M}")
+        self._quantized_rightly.add((problem, operand_format))
 
     def _time(self, launches: Sequence[Callable[[], object]], samples: int) -> tuple[Timing, Conditions]:
         conditions: list[Conditions] = []

@@ -10,7 +10,7 @@ import torch
 from harness.timing import input_bytes
 from kernels.family import OperandFormat
 from kernels.linear import Nvfp4Linear
-from kernels.nvfp4 import gemm_alpha, quantize_activation_nvfp4
+from kernels.nvfp4 import dequantize_exact_bf16, gemm_alpha, quantize_activation_nvfp4
 from kernels.nvfp4_layout import BLOCK, swizzled_shape
 from kernels.problem import RouterProblem
 from kernels.router_operands import bf16_operands, nvfp4_operands
@@ -105,6 +105,16 @@ class RawInputs:
         take = nvfp4_operands if operand_format is OperandFormat.NVFP4 else bf16_operands
         operands, alpha = take(self.activations, self.layer, problem, True)
         return Inputs(operands, self.bias, alpha)
+
+    def quantized_rightly(self, problem: RouterProblem, operand_format: OperandFormat) -> bool:
+        """Whether `quantized` gives torch's bits, of the activations' operand and of alpha."""
+        made = self.quantized(problem, operand_format)
+        by_torch = quantize_activation_nvfp4(self.activations)
+        exact = operand_format is OperandFormat.BF16
+        operand = (dequantize_exact_bf16(by_torch),) if exact else by_torch.as_bytes()
+        expected = *operand, gemm_alpha(by_torch, self.layer.quantized())
+        pairs = zip((*made.operands[: len(operand)], made.alpha), expected, strict=True)
+        return all(torch.equal(one.view(torch.uint8), other.view(torch.uint8)) for one, other in pairs)
 
 
 def raw_inputs(problem: RouterProblem, m: int, device: str, generator: torch.Generator) -> RawInputs:

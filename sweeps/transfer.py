@@ -35,9 +35,14 @@ def pack_sweep(
 ) -> PackSummary:
     """Compile the sweep's configs as a sweep without a GPU does, and pack them into the new folder `out`.
 
-    Raises `PackError` when `out` exists, nothing compiled, or the sweep was stopped, and `StudyError` when
-    what is in the study of compiled configs is of something else.
+    Raises `PackError` when `out` exists, nothing compiled, the sweep was stopped, or times quantization, whose
+    kernels a host without a compiler lacks, and `StudyError` when what is in the study of compiled configs is
+    of something else.
     """
+    if spec.quantize:
+        raise PackError(
+            "quantize = true: a pack holds no kernels that quantize; sweep on the GPU host itself"
+        )
     if out.exists():
         raise PackError(f"{out} exists: name a new folder")
     space = Space(family(spec.family), spec.problem, spec.target, spec.parameters)
@@ -55,7 +60,7 @@ def pack_sweep(
                 compiled = pool.submit(kernels, spec.problem, config, spec.target).result()
                 if compiled.artifact is not None:
                     artifacts[record.role].append(compiled.artifact)
-    plan = MeasurePlan(m_values=spec.m_values, seed=spec.search.seed, quantize=spec.quantize)
+    plan = MeasurePlan(m_values=spec.m_values, seed=spec.search.seed)
     return write_pack(out, artifacts["candidate"], plan, baselines=artifacts["baseline"])
 
 

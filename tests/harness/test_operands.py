@@ -73,6 +73,23 @@ def test_a_launch_gets_what_it_would_without(operand_format: OperandFormat) -> N
     assert torch.allclose(timed.weights.double(), weights.double(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("operand_format", OperandFormat)
+def test_quantization_by_other_bits_is_noticed(
+    operand_format: OperandFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = raw()
+    assert given.quantized_rightly(PROBLEM, operand_format)
+    right = given.quantized(PROBLEM, operand_format)
+    for place in range(len(right.operands) // 2 + 1):
+        tensors = [tensor.clone() for tensor in (*right.operands, right.alpha)]
+        wrong = tensors[-1 if place == len(right.operands) // 2 else place]
+        wrong.view(torch.uint8).view(-1)[-1] ^= 1
+        altered = Inputs(tuple(tensors[:-1]), right.bias, tensors[-1])
+        monkeypatch.setattr(RawInputs, "quantized", lambda *_, altered=altered: altered)
+        assert not given.quantized_rightly(PROBLEM, operand_format)
+        monkeypatch.undo()
+
+
 def test_raw_sets_are_the_same_for_every_trial() -> None:
     cache = InputCache("cpu", 1 << 30)
     first = cache.raw_sets(PROBLEM, M, 2)

@@ -160,6 +160,11 @@ def test_a_record_fits_a_problem_that_says_no_defaults() -> None:
     assert collect_records(records, replace(SPEC, problem=said), None, None).added == 1
 
 
+def test_a_pack_that_would_time_quantization_is_refused() -> None:
+    with pytest.raises(PackError, match="quantize = true: a pack holds no kernels that quantize"):
+        pack_sweep(replace(SPEC, quantize=True), Path("there"), workers=1, cache=None)
+
+
 def test_a_pack_does_not_overwrite() -> None:
     Path("there").mkdir()
     with pytest.raises(PackError, match="there exists: name a new folder"):
