@@ -35,9 +35,9 @@ def pack_sweep(
 ) -> PackSummary:
     """Compile the sweep's configs as a sweep without a GPU does, and pack them into the new folder `out`.
 
-    Raises `PackError` when `out` exists, nothing compiled, the sweep was stopped, or times quantization, whose
-    kernels a host without a compiler lacks, and `StudyError` when what is in the study of compiled configs is
-    of something else.
+    Raises `PackError` when `out` exists, nothing compiled, the sweep was stopped, or it times quantization,
+    whose kernels a host without a compiler lacks, and `StudyError` when what is in the study of compiled
+    configs is of something else.
     """
     if spec.quantize:
         raise PackError(
