@@ -1,8 +1,17 @@
-"""What all tests share: tests marked `gpu` are skipped, with the reason, where no such GPU is."""
+"""What all tests share: one thread of arithmetic, and a reason where tests marked `gpu` are skipped.
+
+Test processes and those that they start share few cores, and a team of threads that must meet at every small
+operation's end waits for whichever core is taken: measured, 60 to 300 times slower on two busy cores.
+"""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# Before anything imports torch or numpy.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 GPU_CAPABILITY = (9, 0)
 
