@@ -66,7 +66,7 @@ export: $(INSTALLED) ## the best config per M as JSON, installed where the publi
 status: $(INSTALLED) ## where the sweep stands
 	$(BIN)/routertune status $(ARGS)
 
-bench: $(INSTALLED) ## the tuner's own overhead per trial, and the simulator's cost per candidate
+bench: $(INSTALLED) ## overhead per trial, the simulator's cost per candidate, quantization on a GPU
 	$(BIN)/routertune bench $(ARGS)
 
 test: $(INSTALLED) ## run the tests

@@ -414,10 +414,13 @@ def rejudge(storage: str, study: str, output: str) -> None:
     "--simulator/--no-simulator", default=True, show_default=True, help="Also the simulator's cost."
 )
 def bench(trials: int, simulator: bool) -> None:
-    """The tuner's own overhead per trial, and what the simulator takes for one candidate of each target."""
+    """The tuner's own overhead per trial, what the simulator takes for one candidate of each target, and what
+    the quantization of activations takes on a GPU."""
     from sweeps.bench import overhead_ms
+    from sweeps.bench_quantize import quantization_report
 
     click.echo(f"tuner's own time: {overhead_ms(trials):.1f} ms per trial over {trials} trials")
+    click.echo("\n".join(quantization_report()))
     if not simulator:
         return
     from sweeps.bench_simulator import FAMILIES, M, simulator_cost
