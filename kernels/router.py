@@ -88,6 +88,8 @@ def run_nvfp4_fused_router(
     if path not in PATHS:
         raise ValueError(f"path = {path!r}: must be {' or '.join(map(repr, PATHS))}")
     device = weight.weight.device if isinstance(weight, Nvfp4Linear) else weight.device
+    if device.type == "cuda":
+        _target(device)  # or refuse it, before anything is compiled for it
     require_activation_scale(activation_scale, activations, weight, quantize_activations)
     take = nvfp4_operands if _operand_format(device) is OperandFormat.NVFP4 else bf16_operands
     operands, alpha = take(activations, weight, problem, quantize_activations, activation_scale)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,6 +113,15 @@ def test_a_wrong_operand_is_named_with_its_value(changes: dict[str, Any], messag
 def test_a_layer_of_another_shape_is_refused() -> None:
     layer = Nvfp4Linear(64, 16).finalize_weights()
     assert refusal(weight=layer) == "the layer's weight of shape (16, 64): must be (32, 64)"
+
+
+def test_a_gpu_without_kernels_is_refused_before_anything_is_compiled_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
+    message = refusal(weight=SimpleNamespace(device=FIRST))
+    assert message == "NVIDIA A100 has compute capability 8.0: there are kernels for 9.0, 10.0, 10.3"
 
 
 @pytest.mark.parametrize(
