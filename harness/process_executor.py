@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class ProcessExecutor(Executor):
 
     After a candidate that ended badly the worker is replaced at once, and the new one starts in the
     background. `environment` are variables that it gets besides this process's. Raises `ExecutorError` when
-    the first worker cannot use its device.
+    the first worker cannot use its device. One thread at a time evaluates; any other may close it meanwhile.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class ProcessExecutor(Executor):
         self._rates: Rates | None = None
         self._ready = False
         self._unusable = ""
+        self._using = threading.RLock()  # held by whoever talks to the worker
+        self._starting = threading.Lock()  # no worker starts once the executor is closed
         self._worker = WorkerProcess(runner, self._environment)
         try:
             self._device = self._wait_until_ready()
@@ -69,19 +72,34 @@ class ProcessExecutor(Executor):
         return self._device
 
     def rates(self) -> Rates:
-        if self._rates is None:
-            try:
-                worker = self._usable_worker()
-                worker.send(MeasureRates())
-                reply = worker.receive(RATES_TIMEOUT_S)
-            except (WorkerDied, TimeoutError) as error:
-                self._replace()
-                raise ExecutorError(f"cannot measure the device's rates: {error or 'no answer'}") from None
-            assert isinstance(reply, RatesMeasured)
-            self._rates = reply.rates
-        return self._rates
+        with self._using:
+            if self._rates is None:
+                self._rates = self._measured_rates()
+            return self._rates
 
     def evaluate(self, artifact: Artifact, plan: MeasurePlan) -> Evaluation:
+        with self._using:
+            return self._evaluate(artifact, plan)
+
+    def close(self) -> None:
+        with self._starting:
+            self._unusable = self._unusable or "the executor is closed"
+            self._worker.end()  # an evaluation that waits for it ends with it
+        with self._using:
+            self._worker.kill()
+
+    def _measured_rates(self) -> Rates:
+        try:
+            worker = self._usable_worker()
+            worker.send(MeasureRates())
+            reply = worker.receive(RATES_TIMEOUT_S)
+        except (WorkerDied, TimeoutError) as error:
+            self._replace()
+            raise ExecutorError(f"cannot measure the device's rates: {error or 'no answer'}") from None
+        assert isinstance(reply, RatesMeasured)
+        return reply.rates
+
+    def _evaluate(self, artifact: Artifact, plan: MeasurePlan) -> Evaluation:
         rates = self.rates() if plan.m_values else None
         worker = self._usable_worker()
         began = time.perf_counter()
@@ -101,10 +119,6 @@ class ProcessExecutor(Executor):
             finished.outcome, finished.reason, progress.check, tuple(progress.measurements), run_s
         )
 
-    def close(self) -> None:
-        self._unusable = self._unusable or "the executor is closed"
-        self._worker.kill()
-
     @staticmethod
     def _follow(worker: WorkerProcess, progress: _Progress, timeout_s: float) -> Finished:
         while True:
@@ -122,9 +136,9 @@ class ProcessExecutor(Executor):
     def _usable_worker(self) -> WorkerProcess:
         if not self._unusable and not self._worker.alive:
             self._replace()  # it died between two candidates: neither's fault
-        if self._unusable:
-            raise ExecutorError(f"{self.name}: {self._unusable}")
         for attempt in range(RESTARTS):
+            if self._unusable:
+                raise ExecutorError(f"{self.name}: {self._unusable}")
             if self._ready:
                 break
             try:
@@ -157,4 +171,6 @@ class ProcessExecutor(Executor):
             self._unusable = f"{error}: the device needs a reset"
             return
         self._ready = False
-        self._worker = WorkerProcess(self._runner, self._environment)
+        with self._starting:
+            if not self._unusable:
+                self._worker = WorkerProcess(self._runner, self._environment)

@@ -61,17 +61,22 @@ class WorkerProcess:
     def receive(self, timeout_s: float) -> Reply:
         """The next reply; raises `TimeoutError` or `WorkerDied`."""
         try:
-            if not self._connection.poll(timeout_s):
-                raise TimeoutError
-            data = self._connection.recv_bytes()
-        except (EOFError, ConnectionError):
+            data = self._connection.recv_bytes() if self._connection.poll(timeout_s) else None
+        except (EOFError, OSError):  # OSError: killed in the middle of a message
             raise WorkerDied(self._obituary()) from None
+        if data is None:
+            raise TimeoutError
         reply: Reply = protocol.decode_reply(data)
         return reply
 
-    def kill(self) -> None:
-        """End the process whatever it is doing. Idempotent; raises `TimeoutError` if it will not go."""
+    def end(self) -> None:
+        """Let the process die whatever it is doing: from any thread, whoever waits for it hears of it."""
         self._process.kill()
+
+    def kill(self) -> None:
+        """End the process and close what leads to it, which only the thread that uses it may do. Idempotent;
+        raises `TimeoutError` if it will not go."""
+        self.end()
         self._bury()
         self._connection.close()
         self._log.close()

@@ -12,7 +12,7 @@ from typing import Self
 import optuna
 
 from harness.executor import ExecutorError
-from harness.record import TrialRecord
+from harness.record import Outcome, TrialRecord
 from sweeps import store
 from sweeps.job import Job, Workshop
 from sweeps.stop import POLL_S, StopRequest
@@ -48,7 +48,7 @@ class MeasuringThreads:
             if self._stop.now:
                 return None
             raise
-        if self._stop.now:
+        if self._stop.now and evaluation.outcome is Outcome.CRASHED:
             return None  # its worker was killed: what came of it says nothing about the config
         record = self._workshop.record(job, evaluation)
         store.keep(self._study, job.trial, record)

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import wait
 
@@ -16,6 +18,7 @@ from harness.artifact import Artifact
 from harness.executor import Executor, ExecutorError
 from harness.process_executor import ProcessExecutor
 from harness.record import DeviceFacts, Outcome, Source
+from harness.worker_process import WorkerProcess
 from tests.harness.executor_contract import PLAN, Candidates, ExecutorContract
 from tests.harness.standin import StandinConfig, StandinPool, StandinRunner, standin_executor
 
@@ -83,6 +86,29 @@ def test_the_checks_seed_is_the_plans(executor: Executor, candidate: Candidates)
         assert check is not None
         seeds.add(tuple(case.seed for case in check.cases))
     assert len(seeds) == 2
+
+
+def test_closing_ends_what_another_thread_evaluates(
+    candidate: Candidates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late that thread is to notice: nothing is closed that it still looks at, and no worker comes."""
+    obituary = WorkerProcess._obituary
+
+    def late(process: WorkerProcess) -> str:
+        time.sleep(0.3)
+        return obituary(process)
+
+    monkeypatch.setattr(WorkerProcess, "_obituary", late)
+    executor = standin_executor()
+    with ThreadPoolExecutor(1) as threads:
+        evaluation = threads.submit(executor.evaluate, candidate("endless"), PLAN)
+        time.sleep(0.3)
+        executor.close()
+        assert evaluation.result(30).outcome is Outcome.CRASHED
+        assert "killed by SIGKILL" in evaluation.result().reason
+        assert not executor._worker.alive
+        with pytest.raises(ExecutorError, match="closed"):
+            threads.submit(executor.evaluate, candidate("none"), PLAN).result(30)
 
 
 class NoDeviceRunner(StandinRunner):

@@ -385,8 +385,10 @@ def test_a_signal_finishes_the_trial_in_flight_and_stops(path: Path, number: int
     assert Path(f"{path}.measured").read_text().count("\n") == len(ALL) + 1
 
 
-def test_a_second_stop_gives_up_the_trial_in_flight(path: Path) -> None:
-    """The executor is closed under the evaluation; what comes of that is not recorded."""
+@pytest.mark.parametrize(("outcome", "recorded"), [(Outcome.CRASHED, 2), (Outcome.OK, 3)])
+def test_a_second_stop_gives_up_the_trial_in_flight(path: Path, outcome: Outcome, recorded: int) -> None:
+    """The executor is closed under the evaluation. That its worker was killed is not recorded; what it has
+    measured by then is."""
     closed = threading.Event()
     stop = StopRequest()
 
@@ -399,13 +401,14 @@ def test_a_second_stop_gives_up_the_trial_in_flight(path: Path) -> None:
             stop.ask()
             stop.ask()
             assert closed.wait(30), "the executor was not closed"
+            executor.failing = {config_id(params): outcome}
 
     executor = Closable(before=stop_twice_at_the_third)
     sweep = Sweep(path, executor=executor, stop=stop)
     assert sweep.run() is Ending.STOPPED
-    assert len(sweep.records()) + len(sweep.records("baseline")) == 2
+    assert len(sweep.records()) + len(sweep.records("baseline")) == recorded
     assert Sweep(path, executor=ToyExecutor()).run() is Ending.EXHAUSTED
-    assert len(Sweep(path).records()) == len(ALL)
+    assert Counter(record.outcome for record in Sweep(path).records()) == {Outcome.OK: len(ALL)}
 
 
 def test_signals_ask_then_press_then_interrupt() -> None:
