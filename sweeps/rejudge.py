@@ -15,7 +15,7 @@ from harness.executor import MeasurePlan
 from harness.record import Measurement, Outcome, TrialRecord, from_json, to_json
 from harness.timing import Attempt
 from sweeps.errors import StudyError
-from sweeps.store import RECORD_ATTR, open_storage
+from sweeps.store import RECORD_ATTR, open_storage, records
 
 
 def rejudge(record: TrialRecord, max_relative_spread: float) -> TrialRecord:
@@ -41,13 +41,15 @@ def rejudge(record: TrialRecord, max_relative_spread: float) -> TrialRecord:
 def rejudge_study(storage: str, name: str, output: str) -> int:
     """Copy the study `name` to the new storage `output`, every record judged anew; how many changed.
 
-    Raises `StudyError` when there is no such study, or `output` has one of that name.
+    Raises `StudyError` when there is no such study, a record of it cannot be read, or `output` has one of
+    that name.
     """
     opened = open_storage(storage, create=False)
     try:
         source = optuna.load_study(study_name=name, storage=opened)
     except KeyError:
         raise StudyError(f"{storage} has no study {name!r}") from None
+    records(source)  # all can be read, or there is no copy
     try:
         copy = optuna.create_study(study_name=name, storage=open_storage(output, create=True))
     except optuna.exceptions.DuplicatedStudyError:

@@ -102,10 +102,12 @@ def drive(
         lesson=lesson(spec.objective.metric, spec.objective_m_values),
     )
     origin = provenance()
+    pool = CompilePool(ArtifactCache(cache), workers=workers)
+    # Last: a store that a failed start left behind would be the one that is looked at when none is named.
     storage = store.open_storage(place.storage, create=True)
     with (
+        pool,
         store.sole_sweeper(place.storage, place.study or spec.name),
-        CompilePool(ArtifactCache(cache), workers=workers) as pool,
         stop_on_signal() as stop,
     ):
         runs = (executor.name, executor.source) if executor else ("none", Source.NONE)

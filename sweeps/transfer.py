@@ -102,13 +102,13 @@ def collect_records(path: Path, spec: SweepSpec, storage: str | None, study: str
     )
     for record in records:
         _require_fitting(record, info, space)
+    _require_comparable(records)  # before there is a store
     distributions = space.distributions()
     opened = store.open_storage(place.storage, create=True)
     with store.sole_sweeper(place.storage, info.name):
         found = store.open_study(opened, info, sampler, distributions)
         existing = store.records(found)
-        _require_one_device([*existing, *records])
-        _require_one_state_of_the_kernels([*existing, *records])
+        _require_comparable([*existing, *records])
         known = {_identity(record) for record in existing}
         added = [record for record in records if _identity(record) not in known]
         for record in added:
@@ -144,6 +144,12 @@ def _require_fitting(record: TrialRecord, info: store.StudyInfo, space: Space) -
     timed = [measured.m for measured in record.measurements]
     if record.outcome in (Outcome.OK, Outcome.UNSTABLE) and timed != list(info.m_values):
         raise StudyError(f"a record was measured at M = {timed}, the sweep at {list(info.m_values)}")
+
+
+def _require_comparable(records: list[TrialRecord]) -> None:
+    """Raises `StudyError` for records of several devices or states of the kernels."""
+    _require_one_device(records)
+    _require_one_state_of_the_kernels(records)
 
 
 def _require_one_device(records: list[TrialRecord]) -> None:

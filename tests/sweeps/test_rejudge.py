@@ -60,3 +60,13 @@ def test_the_study_is_copied_and_the_old_one_stays(tmp_path: Path) -> None:
         rejudge_study(old, "s", new)
     with pytest.raises(StudyError, match="no study"):
         rejudge_study(old, "other", new)
+
+
+def test_a_study_with_an_unreadable_record_is_not_copied(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    study = optuna.create_study(study_name="s", storage=store.open_storage(str(old), create=True))
+    store.add(study, toy_record(PARAMS))
+    study.ask().set_user_attr("record", "{")
+    with pytest.raises(StudyError, match="trial 1: not a record"):
+        rejudge_study(str(old), "s", str(new))
+    assert not new.exists()

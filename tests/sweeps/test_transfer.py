@@ -103,8 +103,14 @@ def test_records_of_something_else_are_refused(changes: dict[str, Any], message:
 def test_records_of_another_device_are_refused_and_nothing_is_added() -> None:
     collect(measured(0))
     with pytest.raises(StudyError, match="records of Other and Toy do not compare"):
-        collect(measured(1), measured(2, device=DeviceFacts("Other")))
+        collect(measured(2, device=DeviceFacts("Other")))
     assert len(load_study("runs/toy.db", "toy").records) == 1
+
+
+def test_records_that_do_not_compare_leave_no_store() -> None:
+    with pytest.raises(StudyError, match="records of Other and Toy do not compare"):
+        collect(measured(1), measured(2, device=DeviceFacts("Other")))
+    assert not Path("runs").exists()
 
 
 def test_records_of_the_present_kernels_and_of_others_are_kept_apart() -> None:
