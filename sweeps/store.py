@@ -19,14 +19,17 @@ either a trial without a record, which `recover` releases, or one with a record,
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import msgspec
 import optuna
@@ -111,21 +114,24 @@ def storage_url(storage: str) -> str:
 
 
 def open_storage(storage: str, *, create: bool = False) -> RDBStorage:
-    """The storage at a URL or a path. Raises `StudyError` when it cannot be used, or when it is a file
-    that does not exist and `create` is not given."""
+    """The storage at a URL or a path, a file that cannot be written only to be read. Raises `StudyError` when
+    it cannot be used, or when it is a file that does not exist and `create` is not given."""
     url = storage_url(storage)
     if url == SQLITE.removesuffix("/") or url.startswith(f"{SQLITE}:memory:"):
         raise StudyError(f"{storage}: kept in memory, all would be lost at the end: name a file")
-    connect: dict[str, Any] = {}
+    engine: dict[str, Any] = {}
     if url.startswith(SQLITE):
         path = Path(url.removeprefix(SQLITE))
+        engine = {"connect_args": {"timeout": LOCK_WAIT_S}}
         if create:
             _require_writable(path)
+            engine["connect_args"]["factory"] = _WalConnection
         elif not path.is_file():
             raise StudyError(f"{path}: no such store: run a sweep first, or name one with --storage")
-        connect = {"timeout": LOCK_WAIT_S, "factory": _WalConnection}
+        elif not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+            engine = {"creator": _read_only(path)}
     try:
-        return RDBStorage(url, engine_kwargs={"connect_args": connect})
+        return RDBStorage(url, engine_kwargs=engine, skip_table_creation=not create)
     except (SQLAlchemyError, OptunaError, sqlite3.Error, RuntimeError, ImportError) as error:
         raise StudyError(f"{storage}: not a usable storage: {_first_line(error)}") from None
 
@@ -172,7 +178,10 @@ def _of_these_parameters(trial: FrozenTrial, distributions: Mapping[str, BaseDis
 
 def read_study(storage: RDBStorage, name: str | None) -> optuna.Study:
     """The study called `name`, or the only one; raises `StudyError` naming those that exist."""
-    names = optuna.get_all_study_names(storage)
+    try:
+        names = optuna.get_all_study_names(storage)
+    except (SQLAlchemyError, OptunaError) as error:
+        raise StudyError(f"{storage.engine.url!r}: cannot be read: {_first_line(error)}") from None
     if name is None and len(names) == 1:
         name = names[0]
     if name not in names:
@@ -281,7 +290,11 @@ def recover(study: optuna.Study, value_of: Callable[[TrialRecord], float | None]
 def records(study: optuna.Study) -> list[TrialRecord]:
     """Every record of the study, in trial order; raises `StudyError` for one that cannot be read."""
     found = []
-    for trial in study.get_trials(deepcopy=False):
+    try:
+        trials = study.get_trials(deepcopy=False)
+    except (SQLAlchemyError, OptunaError) as error:
+        raise StudyError(f"study {study.study_name!r} cannot be read: {_first_line(error)}") from None
+    for trial in trials:
         if text := trial.user_attrs.get(RECORD_ATTR):
             try:
                 found.append(from_json(text))
@@ -303,7 +316,24 @@ def _require_writable(path: Path) -> None:
         ) from None
 
 
+def _read_only(path: Path) -> Callable[[], sqlite3.Connection]:
+    """Opens a store where nothing can be written, which SQLite's log and its index beside the file would be."""
+    log = path.with_name(f"{path.name}-wal")
+    if not (log.is_file() and log.stat().st_size):
+        mode = "immutable=1"
+    elif path.with_name(f"{path.name}-shm").is_file():
+        mode = "mode=ro"
+    else:
+        raise StudyError(
+            f"{path}: the last trials are in {log.name}, which is only read where the folder can be written: "
+            "copy both into one that can"
+        )
+    uri = f"file:{quote(str(path.absolute()))}?{mode}"
+    return partial(sqlite3.connect, uri, uri=True, timeout=LOCK_WAIT_S, check_same_thread=False)
+
+
 def _first_line(error: BaseException) -> str:
+    error = error.__cause__ or error  # Optuna's own says no more than that there is one
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sqlite3
 from dataclasses import asdict, replace
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import msgspec
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from harness.record import Outcome, TrialRecord
@@ -193,6 +196,61 @@ def test_a_missing_store_is_not_created_by_reading(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no such store: run a sweep first"):
         store.open_storage(str(tmp_path / "toy.db"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be written, whoever runs the tests."""
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.usefixtures("read_only")
+def test_a_store_that_cannot_be_written_is_read_and_nothing_comes_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a store.db"
+    record_one(open_toy(path), (wanted := toy_record(SPACE.params(0))))
+    before = contents(tmp_path)
+    study = store.read_study(store.open_storage(str(path)), None)
+    assert store.records(study) == [wanted]
+    with pytest.raises(StorageInternalError):
+        study.set_user_attr("study", {})
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.usefixtures("read_only")
+def test_a_store_that_was_copied_under_its_sweep_is_read_with_its_log_or_not_at_all(tmp_path: Path) -> None:
+    place = tmp_path / "copied"
+    study = open_toy(tmp_path / "toy.db")
+    connection = sqlite3.connect(tmp_path / "toy.db")  # keeps the log from being written back
+    connection.execute("SELECT * FROM trials").fetchall()
+    record_one(study, (wanted := toy_record(SPACE.params(0))))
+    for suffix in ("", "-wal", "-shm"):
+        place.mkdir(exist_ok=True)
+        copy(tmp_path / f"toy.db{suffix}", place)
+    connection.close()
+    assert store.records(store.read_study(store.open_storage(str(place / "toy.db")), None)) == [wanted]
+    (place / "toy.db-shm").unlink()
+    with pytest.raises(StudyError, match="the last trials are in toy.db-wal, which is only read where"):
+        store.open_storage(str(place / "toy.db"))
+
+
+def test_what_is_damaged_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.db"
+    study = open_toy(tmp_path / "toy.db")
+    for index in range(20):
+        record_one(study, toy_record(SPACE.params(index)))
+    sqlite3.connect(tmp_path / "toy.db").execute("VACUUM INTO ?", [str(path)])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(StudyError, match="malformed") as caught:
+        store.records(store.read_study(store.open_storage(str(path)), None))
+    assert "\n" not in str(caught.value)
+    path.write_bytes(b"")
+    with pytest.raises(StudyError, match="no such table"):
+        store.open_storage(str(path))
+    assert path.read_bytes() == b""
 
 
 def test_an_unknown_study_is_refused_with_the_known_ones(tmp_path: Path) -> None:
