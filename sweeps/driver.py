@@ -93,14 +93,15 @@ class Driver:
         the executor itself breaks; everything told until then is stored."""
         store.recover(self._study, self._value, len(self._distributions))
         known = store.records(self._study)
-        self._asked = sum(record.role == "candidate" for record in known)
+        candidates = [(each, self._value(each)) for each in known if each.role == "candidate"]
+        self._asked = len(candidates)
         self._sampler.load(self._study)
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         self._left = len(waiting) + len(self._sampler.unseen)
         total = min(self._spec.search.trials or len(self._space), len(self._space))
         with (
             MeasuringThreads(self._study, self._workshop, self._stop) as self._measuring,
-            Progress(total, self._asked) as self._progress,
+            Progress(total, candidates) as self._progress,
         ):
             if self._workshop.facts.source is Source.MODELLED:
                 # The simulator takes many seconds for each: the first results are those of good candidates.

@@ -16,12 +16,13 @@ from sweeps.objective import PENALTY, Metric
 
 class Progress:
     """A progress bar over the trials of a sweep, and a line for each that is better than all before; on
-    anything but a terminal there is no bar."""
+    anything but a terminal there is no bar. `known` are the candidates of earlier runs with their values."""
 
-    def __init__(self, total: int, done: int) -> None:
-        self._bar = tqdm(total=total, initial=done, unit="trial", disable=None, dynamic_ncols=True)
-        self._outcomes: Counter[str] = Counter()
-        self._best: float | None = None
+    def __init__(self, total: int, known: Sequence[tuple[TrialRecord, float | None]]) -> None:
+        self._bar = tqdm(total=total, initial=len(known), unit="trial", disable=None, dynamic_ncols=True)
+        self._outcomes = Counter[str](record.outcome for record, _ in known)
+        good = [value for _, value in known if value is not None and value < PENALTY]
+        self._best = min(good, default=None)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""

@@ -24,6 +24,7 @@ from sweeps import store
 from sweeps.confirm import finalists
 from sweeps.driver import Ending
 from sweeps.objective import PENALTY
+from sweeps.progress import Progress
 from sweeps.sampler import SnappingSampler
 from sweeps.space import config_id
 from sweeps.spec import ConfirmSpec, ObjectiveSpec, SweepSpec
@@ -37,6 +38,9 @@ from tests.sweeps.toys import (
     toy_record,
     toy_time_us,
 )
+
+
+OPTIMUM: dict[str, ParamValue] = {"tile": 32, "stages": 2, "mode": "split", "early": True}
 
 
 def search(**changes: Any) -> SweepSpec:
@@ -76,7 +80,7 @@ def test_told_values_and_penalties(path: Path) -> None:
         else:
             by_hand = (toy_time_us(trial.params, 1) * toy_time_us(trial.params, 64)) ** 0.5
             assert trial.value == pytest.approx(by_hand)
-    assert sweep.study.best_trial.params == {"tile": 32, "stages": 2, "mode": "split", "early": True}
+    assert sweep.study.best_trial.params == OPTIMUM
 
 
 def test_the_trials_budget_holds_over_all_runs(path: Path) -> None:
@@ -160,6 +164,31 @@ def test_baselines_that_a_stopped_sweep_had_not_measured_are_measured_by_the_nex
     again = Sweep(path, executor=ToyExecutor(), baselines=baselines)
     again.run()
     assert [record.config for record in again.records("baseline")] == baselines
+
+
+def best_so_far(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().err.splitlines() if "best so far" in line]
+
+
+def test_what_a_stopped_sweep_found_is_the_best_so_far_of_the_next(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = Sweep(path, executor=ToyExecutor(), spec=search(trials=len(ALL) // 2))
+    first.run()
+    assert min(toy_time_us(record.config, 1) for record in first.records()) == toy_time_us(OPTIMUM, 1)
+    assert best_so_far(capsys)
+    Sweep(path, executor=ToyExecutor()).run()
+    assert best_so_far(capsys) == []
+
+
+def test_the_best_so_far_is_numbered_among_the_candidates_of_all_runs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = toy_record(OPTIMUM)
+    with Progress(9, [(record, 2.0), (record, PENALTY), (record, None)]) as progress:
+        progress.count(record, 3.0)
+        progress.count(record, 1.5)
+    assert best_so_far(capsys) == ["config 5: measured best so far, 1.500 x floor"]
 
 
 def test_confirmations_are_not_repeated(path: Path) -> None:
