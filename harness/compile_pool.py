@@ -22,7 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 from harness.cache import ArtifactCache, artifact_key
 from harness.compile import compile_cached, known_result, prepare_process
 from harness.compile_result import CompileFailure, CompileResult
-from harness.lifeline import die_with
+from harness.lifeline import deaf_children, die_with
 from harness.record import Outcome
 from harness.toolchain import check_target, compiler_versions, find_linker
 from kernels.family import KernelFamily
@@ -78,11 +78,12 @@ class CompilePool:
             result.set_result(known)
             return result
         began = time.perf_counter()
-        task = self._pool(target).schedule(
-            compile_cached,
-            args=(self.cache.root, family, problem, config, target, self.timeout_s),
-            timeout=self.timeout_s,
-        )
+        with deaf_children():
+            task = self._pool(target).schedule(
+                compile_cached,
+                args=(self.cache.root, family, problem, config, target, self.timeout_s),
+                timeout=self.timeout_s,
+            )
 
         def finish(done: Future[CompileResult]) -> None:
             if result.set_running_or_notify_cancel():
@@ -133,8 +134,8 @@ class CompilePool:
             killed = error.exitcode is not None and error.exitcode < 0
             how = signal.Signals(-error.exitcode).name if killed else f"exit status {error.exitcode}"
             failure = CompileFailure(key, Outcome.COMPILE_ERROR, f"the compiler crashed: {how}", seconds)
-            # SIGKILL comes from outside, as a rule for want of memory: it may well compile next time.
-            if not (killed and error.exitcode == -signal.SIGKILL):
+            # These come from outside, for want of memory or to end a sweep: it may well compile next time.
+            if error.exitcode not in (-signal.SIGKILL, -signal.SIGTERM):
                 self.cache.publish_failure(failure)
         except CancelledError:
             failure = CompileFailure(key, Outcome.COMPILE_ERROR, "the compile pool was closed", seconds)

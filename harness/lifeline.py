@@ -1,9 +1,12 @@
-"""Ending a child process with its parent, whatever kills the parent."""
+"""Ending a child process with its parent, whatever kills the parent, and not before it."""
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -20,3 +23,16 @@ def die_with(lifeline: Any) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that are started here, or by threads that are, never hear Ctrl-C: it is for their parent.
+
+    A mask is inherited. A handler of their own would come too late, for whoever is still starting Python.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it: torch, Optuna and the DSL t
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,9 +45,14 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.exceptions.Exit as ending:
+            if ending.exit_code == STOPPED:
+                _ignore_interrupts()
+            raise
+        except (click.ClickException, click.Abort):
             raise
         except KeyboardInterrupt:
+            _ignore_interrupts()
             raise OneLineError("stopped; everything told is stored", STOPPED) from None
         except Exception as error:
             status = exit_status(error)
@@ -56,6 +62,11 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+
+def _ignore_interrupts() -> None:
+    """Nothing is left to stop: another Ctrl-C would only be a traceback of the interpreter's own end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def examples(*lines: str) -> str:

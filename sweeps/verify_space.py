@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from harness.compile import prepare_process
 from harness.json_lines import append_line, append_to
-from harness.lifeline import die_with
+from harness.lifeline import deaf_children, die_with
 from harness.record import Outcome, RecordError
 from kernels.families import family
 from kernels.family import ParamValue
@@ -102,14 +103,15 @@ def _in_processes(
         context=multiprocessing.get_context("spawn"),
     )
     running: dict[Future[Verified], dict[str, ParamValue]] = {}
-    with pool:
+    with pool, _stopping(pool):
         while True:
             while len(running) < 2 * plan.jobs and (end is None or time.perf_counter() < end):
                 params = next(left, None)
                 if params is None:
                     break
                 task = (space.family.name, space.problem, params, space.target, plan.cache, plan.on_gpu)
-                running[pool.schedule(_verify, args=task)] = params
+                with deaf_children():
+                    running[pool.schedule(_verify, args=task)] = params
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -126,6 +128,16 @@ def _in_processes(
                         Outcome.CRASHED,
                         f"the process died with exit code {error.exitcode}",
                     )
+
+
+@contextmanager
+def _stopping(pool: ProcessPool) -> Iterator[None]:
+    """Give up what is running when nobody waits for it any more."""
+    try:
+        yield
+    except BaseException:
+        pool.stop()  # type: ignore[no-untyped-call]
+        raise
 
 
 def _start(target: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +87,19 @@ def test_a_failing_compile_costs_one_candidate(
     again = compiled(pool, TinyConfig(fault=fault))
     assert again.from_cache
     assert (again.outcome, again.reason) == (outcome, reason)
+
+
+def test_ctrl_c_is_for_the_parent_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It reaches every process of a terminal: also a worker that is still starting Python."""
+    with CompilePool(ArtifactCache(tmp_path), workers=1) as pool:
+        compiling = pool.submit(FAMILY, PROBLEM, TinyConfig(), TARGET)
+        while not compiling.done():
+            for task in Path("/proc/self/task").iterdir():
+                for child in (task / "children").read_text().split():
+                    os.kill(int(child), signal.SIGINT)
+            time.sleep(0.01)
+        assert compiling.result().outcome is Outcome.COMPILED
+    assert "KeyboardInterrupt" not in capfd.readouterr().err
 
 
 def test_an_unknown_target_is_refused(pool: CompilePool) -> None:
