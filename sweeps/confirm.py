@@ -59,12 +59,17 @@ def rounds_left(records: Iterable[TrialRecord], jobs: Iterable[Job], rounds: int
     return max(0, rounds - fewest)
 
 
+def compiled(workshop: Workshop, jobs: Iterable[Job]) -> list[Job]:
+    """The jobs with their artifacts, hits in the cache; a baseline may be one that does not compile."""
+    begun = [(job, workshop.compile(job)) for job in jobs]
+    ended = [replace(job, compiled=future.result()) for job, future in begun]
+    return [job for job in ended if job.compiled and job.compiled.artifact]
+
+
 def confirm(
     study: optuna.Study, workshop: Workshop, jobs: Sequence[Job], rounds: int, stop: StopRequest
 ) -> None:
-    """Measure each job `rounds` times, interleaved, and store the records."""
-    compiled = [workshop.compile(job) for job in jobs]  # hits in the cache
-    jobs = [replace(job, compiled=future.result()) for job, future in zip(jobs, compiled, strict=True)]
+    """Measure each compiled job `rounds` times, interleaved, and store the records."""
     order = np.random.default_rng(workshop.seed)
     with (
         MeasuringThreads(study, workshop, stop) as measuring,

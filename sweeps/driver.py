@@ -27,10 +27,10 @@ import optuna
 from optuna.trial import TrialState
 
 from harness.compile_result import CompileResult
-from harness.record import ParamValue, Source, TrialRecord
+from harness.record import Outcome, ParamValue, Source, TrialRecord
 from kernels.family import KernelFamily
 from sweeps import store
-from sweeps.confirm import confirm, finalists, rounds_left
+from sweeps.confirm import compiled, confirm, finalists, rounds_left
 from sweeps.job import Job, Workshop
 from sweeps.measuring import MeasuringThreads
 from sweeps.objective import told_value
@@ -186,6 +186,8 @@ class Driver:
             store.tell(self._study, job.trial.number, value)
             self._told += 1
             self._progress.count(record, value)
+        elif record.outcome not in (Outcome.OK, Outcome.UNSTABLE, Outcome.COMPILED):
+            self._progress.say(f"baseline {record.family}: {record.outcome}: {record.reason}")
 
     def _drain(self) -> None:
         """End what is pending: record the trial that is being measured, release those behind it."""
@@ -213,7 +215,10 @@ class Driver:
             return
         entrants = [*((self._space.family, params) for params in winners), *self._baselines]
         # Seeds of their own, in front of any trial's.
-        jobs = [Job(family, params, "confirmation", seed=500_000) for family, params in entrants]
+        jobs = compiled(
+            self._workshop,
+            [Job(family, params, "confirmation", seed=500_000) for family, params in entrants],
+        )
         confirm(
             self._study,
             self._workshop,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 
 import msgspec
@@ -138,7 +139,7 @@ def drive(
 
 def baseline_configs(spec: SweepSpec) -> list[tuple[KernelFamily, dict[str, ParamValue]]]:
     """What to measure beside the candidates: the configured one, or the family's defaults for all M, so that
-    at each M the candidates meet what somebody would really use there."""
+    at each M the candidates meet what somebody would really use there. Says why one of them cannot be."""
     if not spec.baseline.enabled:
         return []
     kernels = family(spec.baseline.family)
@@ -146,7 +147,11 @@ def baseline_configs(spec: SweepSpec) -> list[tuple[KernelFamily, dict[str, Para
         configs = [kernels.config(spec.baseline.config)]
     else:
         configs = list(dict.fromkeys(kernels.default_config(spec.problem, m) for m in spec.m_values))
-    return [(kernels, config_params(config)) for config in configs]
+    reasons = [kernels.illegal_reason(spec.problem, config, spec.target) for config in configs]
+    for reason in dict.fromkeys(filter(None, reasons)):
+        print(f"the sweep goes without a baseline of {kernels.name}: {reason}", file=sys.stderr)
+    legal = [config for config, reason in zip(configs, reasons, strict=True) if reason is None]
+    return [(kernels, config_params(config)) for config in legal]
 
 
 def study_info(

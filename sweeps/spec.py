@@ -228,8 +228,8 @@ def _convert(table: dict[str, Any]) -> SweepSpec:
         spec = msgspec.convert(table, SweepSpec)
     except msgspec.ValidationError as error:
         raise ValueError(str(error).replace(" - at `$.", " - at `")) from None
-    for known in (spec.family, spec.baseline.family):
-        family(known)
+    family(spec.family)
+    family(spec.baseline.family).config(spec.baseline.config)
     return spec
 
 

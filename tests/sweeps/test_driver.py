@@ -166,6 +166,12 @@ def test_baselines_that_a_stopped_sweep_had_not_measured_are_measured_by_the_nex
     assert [record.config for record in again.records("baseline")] == baselines
 
 
+def test_a_baseline_that_does_not_build_is_said(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = ToyPool({config_id(BASELINE): Outcome.COMPILE_ERROR})
+    Sweep(path, pool=pool, executor=ToyExecutor(), spec=search(trials=1)).run()
+    assert "baseline toy_baseline: compile_error: the toy compiler refuses" in capsys.readouterr().err
+
+
 def best_so_far(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().err.splitlines() if "best so far" in line]
 

@@ -74,6 +74,8 @@ def test_overrides_are_checked_like_the_file(tmp_path: Path) -> None:
         ('family = "fused_sm90"\n', "missing required field `problem`"),
         (MINIMAL.replace("sm90", "sm91"), "unknown kernel family 'fused_sm91': known are fused_sm90, "),
         (MINIMAL + '[baseline]\nfamily = "two"\n', "unknown kernel family 'two': known are fused_sm90, "),
+        (MINIMAL + "[baseline]\nconfig = {foo = 7}\n", "two_kernel_sm90 has no parameter 'foo': it has "),
+        (MINIMAL + "search = 3\n", "Expected `object`, got `int` - at `search`"),
         (MINIMAL + "[search]\nseed = -1\n", "seed = -1: must be from 0 to 4294967295"),
         (MINIMAL + "[search]\nminutes = inf\n", "minutes = inf: must be positive"),
         (MINIMAL + "[search]\nexhaustive_limit = -5\n", "exhaustive_limit = -5: must not be negative"),
