@@ -17,8 +17,9 @@ import click
 from sweeps.cli_ablate import ablate
 from sweeps.cli_simulate import simulate
 from sweeps.cli_trace import trace
+from sweeps.cli_types import MINUTES, PROCESSES, known_preset
 from sweeps.cli_verify import verify
-from sweeps.errors import STOPPED, exit_status
+from sweeps.errors import STOPPED, SpecError, exit_status
 
 Command = Callable[..., Any]
 
@@ -78,7 +79,9 @@ def sweep_options(command: Command) -> Command:
     """What names a sweep."""
     options = (
         click.option("--spec", "spec_name", metavar="NAME|FILE", help="A committed sweep or a TOML file."),
-        click.option("--problem", metavar="PRESET", help="Another problem than the sweep's."),
+        click.option(
+            "--problem", metavar="PRESET", callback=known_preset, help="Another problem than the sweep's."
+        ),
         click.option("--target", help="Another target than the sweep's, such as sm_90a."),
     )
     return _apply(command, options)
@@ -96,9 +99,7 @@ def study_options(command: Command) -> Command:
 def compile_options(command: Command) -> Command:
     """How candidates are compiled."""
     options = (
-        click.option(
-            "--workers", type=click.IntRange(min=1), help="Compile processes.  [default: one per core]"
-        ),
+        click.option("--workers", type=PROCESSES, help="Compile processes.  [default: one per core]"),
         click.option("--cache", type=click.Path(), help="Artifact cache.  [default: ~/.cache/routertune]"),
     )
     return _apply(command, options)
@@ -199,8 +200,8 @@ def main(debug: bool) -> None:
 @click.option(
     "--quantize", is_flag=True, help="Time raw activations: their quantization is in every time then."
 )
-@click.option("--trials", type=int, help="Budget of configs, over all runs of the study.")
-@click.option("--minutes", type=float, help="Time budget of this run's search.")
+@click.option("--trials", type=click.IntRange(min=1), help="Budget of configs, over all runs of the study.")
+@click.option("--minutes", type=MINUTES, help="Time budget of this run's search.")
 @compile_options
 def sweep(
     spec_name: str | None,
@@ -319,7 +320,7 @@ def export(output: Path | None, install: bool, **named: Any) -> None:
 @click.option(
     "--study", metavar="NAME", help="The study of what is compiled.  [default: SPEC-TARGET-compiled]"
 )
-@click.option("--trials", type=int, help="How many configs.")
+@click.option("--trials", type=click.IntRange(min=1), help="How many configs.")
 @compile_options
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="A new folder.")
 def pack(
@@ -399,7 +400,10 @@ def check_config(assignments: tuple[str, ...], **named: Any) -> None:
 
     spec = _spec(**named)
     of = family(spec.family)
-    params = config_params(of.default_config(spec.problem, spec.m_values[0]))
+    try:
+        params = config_params(of.default_config(spec.problem, spec.m_values[0]))
+    except ValueError as error:
+        raise SpecError(str(error)) from None
     params |= parse_params(of, spec.problem, assignments)
     reason = of.illegal_reason(spec.problem, of.config(params), spec.target)
     click.echo(" ".join(f"{name}={value}" for name, value in params.items()))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kernels.problem import DEFAULT_PRESET, preset
+from sweeps.cli_types import TOKENS, known_preset
 
 if TYPE_CHECKING:
     from harness.ablation_record import Tried
@@ -19,16 +20,22 @@ def _tokens(context: click.Context, parameter: click.Parameter, value: str) -> t
     listed = value.split(",")
     if not all(each.isdecimal() and int(each) > 0 for each in listed):
         raise click.BadParameter(f"{value!r} is not numbers of tokens with commas, such as {DEFAULT_M}")
-    return tuple(map(int, listed))
+    return tuple(TOKENS.convert(int(each), parameter, context) for each in listed)
 
 
 @click.command(epilog="\b\nExamples:\n  routertune ablate --candidates 20 --out ablation.jsonl")
-@click.option("--problem", default=DEFAULT_PRESET, show_default=True, help="A preset.")
+@click.option("--problem", callback=known_preset, default=DEFAULT_PRESET, show_default=True, help="A preset.")
 @click.option(
     "--m", "m_values", default=DEFAULT_M, show_default=True, callback=_tokens, help="Tokens, with commas."
 )
-@click.option("--candidates", default=20, show_default=True, help="Configs that each search tries.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--candidates",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Configs that each search tries.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON lines; goes on with them.")
 def ablate(problem: str, m_values: tuple[int, ...], candidates: int, seed: int, out: Path) -> None:
     """Model the best config with all small-batch tunables, and with each of them forbidden.
@@ -39,13 +46,8 @@ def ablate(problem: str, m_values: tuple[int, ...], candidates: int, seed: int, 
     from harness.ablation_record import TWO_KERNEL_PATH, VARIANTS
     from harness.cache import ArtifactCache
     from sweeps.ablation import Ablation
-    from sweeps.errors import SpecError
 
-    try:
-        wanted = preset(problem)
-    except ValueError as error:
-        raise SpecError(str(error)) from None
-    ablation = Ablation(wanted, m_values, out, ArtifactCache().root)
+    ablation = Ablation(preset(problem), m_values, out, ArtifactCache().root)
     variants = (*VARIANTS, TWO_KERNEL_PATH)
     for variant in variants:
         for one in ablation.search(variant, candidates, seed):

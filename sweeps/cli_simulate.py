@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from sweeps.cli_types import TOKENS, known_family, known_preset
+
 
 @click.command(
     epilog="\b\nExamples:\n"
@@ -15,10 +17,10 @@ import click
     "  routertune simulate --m 4096 --family two_kernel_sm90 --target sm_90a --warm"
 )
 @click.argument("assignments", metavar="[NAME=VALUE]...", nargs=-1)
-@click.option("--m", type=click.IntRange(min=1), default=1024, show_default=True, help="Tokens.")
+@click.option("--m", type=TOKENS, default=1024, show_default=True, help="Tokens.")
 @click.option("--spec", "spec_name", metavar="NAME|FILE", help="A sweep, for its problem, family and target.")
-@click.option("--problem", metavar="PRESET", help="Another problem than the sweep's.")
-@click.option("--family", help="Another kernel family than the sweep's.")
+@click.option("--problem", metavar="PRESET", callback=known_preset, help="Another problem than the sweep's.")
+@click.option("--family", callback=known_family, help="Another kernel family than the sweep's.")
 @click.option("--target", help="Another target than the sweep's, such as sm_90a.")
 @click.option("--warm", is_flag=True, help="With the inputs in the L2 already.")
 @click.option("--cache", type=click.Path(), help="Artifact cache.  [default: ~/.cache/routertune]")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from sweeps.cli_types import known_preset
 from sweeps.errors import OUT_OF_BAND, SpecError
+from sweeps.limits import MAX_TRACED_TOKENS
 
 
 @click.command(
@@ -15,7 +17,13 @@ from sweeps.errors import OUT_OF_BAND, SpecError
     "  routertune trace --preset kimi-k2 --layers 4 --output trace\n"
     "  routertune trace --weights model.safetensors --scale-down 1 --device cuda"
 )
-@click.option("--preset", default="deepseek-v4-pro", show_default=True, help="Whose router and sizes.")
+@click.option(
+    "--preset",
+    callback=known_preset,
+    default="deepseek-v4-pro",
+    show_default=True,
+    help="Whose router and sizes.",
+)
 @click.option(
     "--scale-down",
     type=click.IntRange(min=1),
@@ -24,9 +32,11 @@ from sweeps.errors import OUT_OF_BAND, SpecError
     help="Divides hidden size and experts.",
 )
 @click.option("--layers", type=click.IntRange(min=1), default=2, show_default=True, help="In a row.")
-@click.option("--tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Of the input.")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of what is generated."
+    "--tokens", type=click.IntRange(1, MAX_TRACED_TOKENS), default=32, show_default=True, help="Of the input."
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of what is generated."
 )
 @click.option("--weights", type=click.Path(path_type=Path), help="A safetensors file.  [default: generated]")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
@@ -67,7 +77,7 @@ def trace(
     try:
         shape = layer_shape(find_preset(preset), scale_down)
     except ValueError as error:
-        raise SpecError(str(error)) from None
+        raise SpecError(f"--scale-down: {error}") from None
     options = {"scale_down": scale_down, "layers": layers, "tokens": tokens, "seed": seed}
     record = run_trace(shape, layers, tokens, seed, weights, device, options)
     click.echo(trace_text(record))

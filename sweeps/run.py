@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import msgspec
 
@@ -91,14 +92,12 @@ def drive(
     kernels = space.family
     modelled = executor is not None and executor.source is Source.MODELLED
     baselines = baseline_configs(spec)
-    first = [best_known_config(kernels, spec.problem, spec.target, m) for m in spec.m_values]
-    first += [kernels.default_config(spec.problem, m) for m in spec.m_values]
     sampler = make_sampler(
         space,
         spec.search.sampler,
         seed=spec.search.seed,
         exhaustive_limit=spec.search.exhaustive_limit,
-        first=map(config_params, first),
+        first=map(config_params, known_configs(kernels, spec)),
         lessons=len(spec.objective_m_values),
         lesson=lesson(spec.objective.metric, spec.objective_m_values),
     )
@@ -137,21 +136,41 @@ def drive(
     return ending
 
 
+def known_configs(kernels: KernelFamily, spec: SweepSpec) -> list[Any]:
+    """The best known and the default configs for all M; none for a problem that no default config suits."""
+    try:
+        default = [kernels.default_config(spec.problem, m) for m in spec.m_values]
+    except ValueError:
+        return []
+    return [best_known_config(kernels, spec.problem, spec.target, m) for m in spec.m_values] + default
+
+
 def baseline_configs(spec: SweepSpec) -> list[tuple[KernelFamily, dict[str, ParamValue]]]:
     """What to measure beside the candidates: the configured one, or the family's defaults for all M, so that
     at each M the candidates meet what somebody would really use there. Says why one of them cannot be."""
     if not spec.baseline.enabled:
         return []
     kernels = family(spec.baseline.family)
-    if spec.baseline.config:
-        configs = [kernels.config(spec.baseline.config)]
-    else:
-        configs = list(dict.fromkeys(kernels.default_config(spec.problem, m) for m in spec.m_values))
-    reasons = [kernels.illegal_reason(spec.problem, config, spec.target) for config in configs]
-    for reason in dict.fromkeys(filter(None, reasons)):
+    legal: list[Any] = []
+    reasons: list[str] = []
+    try:
+        for config in _wanted_baselines(kernels, spec):
+            reason = kernels.illegal_reason(spec.problem, config, spec.target)
+            if reason is None:
+                legal.append(config)
+            else:
+                reasons.append(reason)
+    except ValueError as error:  # no default config is legal
+        reasons.append(str(error))
+    for reason in dict.fromkeys(reasons):
         print(f"the sweep goes without a baseline of {kernels.name}: {reason}", file=sys.stderr)
-    legal = [config for config, reason in zip(configs, reasons, strict=True) if reason is None]
     return [(kernels, config_params(config)) for config in legal]
+
+
+def _wanted_baselines(kernels: KernelFamily, spec: SweepSpec) -> list[Any]:
+    if spec.baseline.config:
+        return [kernels.config(spec.baseline.config)]
+    return list(dict.fromkeys(kernels.default_config(spec.problem, m) for m in spec.m_values))
 
 
 def study_info(

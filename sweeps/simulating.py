@@ -20,6 +20,7 @@ from harness.simulator.run import Program
 from harness.simulator.runner import WEIGHTS
 from harness.toolchain import ToolchainError
 from kernels.best import best_known_config
+from kernels.dispatch_table import DispatchTableError
 from kernels.families import family
 from kernels.family import KernelFamily, ParamValue
 from sweeps.errors import SpecError
@@ -55,8 +56,12 @@ def simulate_launch(
     program = Program.of_folder(compiled.artifact.folder)
     candidate = Candidate.of_manifest(manifest, program)
     generator = torch.Generator().manual_seed(m)
+    try:
+        workspace_elements = candidate.workspace_elements(m)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
     inputs = random_inputs(spec.problem, m, "cpu", generator, candidate.operand_format)
-    outputs = Outputs.poisoned(spec.problem, m, candidate.workspace_elements(m), "cpu")
+    outputs = Outputs.poisoned(spec.problem, m, workspace_elements, "cpu")
     args = (*inputs.operands, inputs.bias, inputs.alpha, outputs.workspace, outputs.weights, outputs.ids)
     try:
         found = account(
@@ -90,7 +95,12 @@ def chosen_params(
     Raises `SpecError` where no legal config has what is assigned.
     """
     given = parse_params(kernels, spec.problem, assignments)
-    params = config_params(best_known_config(kernels, spec.problem, spec.target, m)) | given
+    try:
+        params = config_params(best_known_config(kernels, spec.problem, spec.target, m)) | given
+    except DispatchTableError:
+        raise
+    except ValueError as error:
+        raise SpecError(str(error)) from None
     reason = kernels.illegal_reason(spec.problem, kernels.config(params), spec.target)
     if reason is None:
         return params

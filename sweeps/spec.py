@@ -55,6 +55,7 @@ from kernels.families import family
 from kernels.family import ParamValue
 from kernels.problem import RouterProblem, preset
 from sweeps.errors import SpecError
+from sweeps.limits import MAX_HIDDEN, MAX_M
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 DEFAULT_SPEC = "default"
@@ -147,6 +148,10 @@ class SweepSpec:
             raise ValueError(f"name = {self.name!r}: only letters, digits, '.', '_' and '-', it names files")
         if not self.m_values or self.m_values[0] < 1 or list(self.m_values) != sorted(set(self.m_values)):
             raise ValueError(f"m_values = {list(self.m_values)}: must be positive and strictly ascending")
+        if self.m_values[-1] > MAX_M:
+            raise ValueError(f"m_values: {self.m_values[-1]} tokens are too many: at most {MAX_M}")
+        if self.problem.hidden > MAX_HIDDEN:
+            raise ValueError(f"hidden = {self.problem.hidden}: must be at most {MAX_HIDDEN}")
         if foreign := sorted(set(self.objective.m_values) - set(self.m_values)):
             raise ValueError(f"objective.m_values: {foreign[0]} is not in m_values = {list(self.m_values)}")
 
@@ -207,10 +212,11 @@ def load_spec(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> 
     table.setdefault("name", path.stem)
     for dotted, value in (overrides or {}).items():
         *tables, key = dotted.split(".")
-        inner = table
+        inner: Any = table
         for name in tables:
             inner = inner.setdefault(name, {})
-        inner[key] = value
+        if isinstance(inner, dict):  # anything else is refused below, for what it is
+            inner[key] = value
     try:
         return _convert(table)
     except ValueError as error:

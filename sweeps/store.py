@@ -317,7 +317,7 @@ def _require_writable(path: Path) -> None:
 
 
 def _read_only(path: Path) -> Callable[[], sqlite3.Connection]:
-    """Opens a store where nothing can be written, which SQLite's log and its index beside the file would be."""
+    """Opens a store where nothing can be written, as SQLite's log and its index beside the file would be."""
     log = path.with_name(f"{path.name}-wal")
     if not (log.is_file() and log.stat().st_size):
         mode = "immutable=1"

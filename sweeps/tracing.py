@@ -12,7 +12,8 @@ from harness.trace import trace_layers
 from harness.trace_record import TraceRecord
 from harness.trace_weights import build_layer, generate_input, generate_weights, load_input, load_weights
 from kernels.moe_shape import LayerShape
-from sweeps.errors import DeviceError
+from sweeps.errors import DeviceError, SpecError
+from sweeps.limits import MAX_TRACED_TOKENS
 
 
 def run_trace(
@@ -27,6 +28,8 @@ def run_trace(
     """Trace `layers` layers of `shape`; `path` names a weights file, which may bring its own tokens."""
     on = _device(device)
     x = None if path is None else load_input(path, shape)
+    if x is not None and len(x) > MAX_TRACED_TOKENS:
+        raise SpecError(f"{path}: an input of {len(x)} tokens is too many: at most {MAX_TRACED_TOKENS}")
     if x is None:
         x = generate_input(shape, seed, tokens)
     if path is None:
@@ -65,4 +68,6 @@ def _device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise DeviceError(f"--device {name}: not usable here: {error}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"--device {name}: must be cpu or cuda")
     return device

@@ -15,7 +15,7 @@ from harness.executors import make_executor
 from harness.pack import PackError, PackSummary, write_pack
 from harness.pack_measure import measure_pack
 from harness.provenance import provenance
-from harness.record import Outcome, Source, TrialRecord
+from harness.record import Outcome, RecordError, Source, TrialRecord
 from harness.records import read_records
 from kernels.families import family
 from sweeps import store
@@ -93,6 +93,8 @@ def collect_records(path: Path, spec: SweepSpec, storage: str | None, study: str
     some of them of the present kernels and others not. This machine need not have the device.
     """
     records = read_records(path)
+    if not records:
+        raise RecordError(f"{path}: holds no records")
     space = Space(family(spec.family), spec.problem, spec.target, spec.parameters)
     place = place_for(spec, storage, study, source=Source.MEASURED)
     sampler = make_sampler(space, "random", seed=spec.search.seed, exhaustive_limit=0)

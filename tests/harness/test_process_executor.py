@@ -91,7 +91,7 @@ def test_the_checks_seed_is_the_plans(executor: Executor, candidate: Candidates)
 def test_closing_ends_what_another_thread_evaluates(
     candidate: Candidates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However late that thread is to notice: nothing is closed that it still looks at, and no worker comes."""
+    """However late that thread is to notice: nothing that it still looks at is closed, no worker comes."""
     obituary = WorkerProcess._obituary
 
     def late(process: WorkerProcess) -> str:

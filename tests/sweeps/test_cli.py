@@ -48,6 +48,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ROUTERTUNE_BEST", str(tmp_path / "installed"))
     (tmp_path / "installed").mkdir()
     (tmp_path / "small.toml").write_text(SMALL)
+    (tmp_path / "search.toml").write_text("search = 3\n" + SMALL.partition("[search]")[0])
+    (tmp_path / "many-tokens.toml").write_text(SMALL.replace("64]", "65537]", 1))
+    (tmp_path / "hidden-16.toml").write_text(
+        'family = "fused_sm100"\ntarget = "sm_100a"\nproblem = { hidden = 16, experts = 1, top_k = 1 }\n'
+    )
+    (tmp_path / "empty").write_text("")
     (tmp_path / "broken.toml").write_text("problem = \n")
     (tmp_path / "no-such-choice.toml").write_text(SMALL.replace("tile_k = [64]", "tile_k = [65]"))
     (tmp_path / "no-such-family.toml").write_text(SMALL.replace("fused_sm90", "fused_sm91"))
@@ -63,20 +69,40 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("sweep --spec nosuch", 3, "no sweep 'nosuch': neither a file nor one of default, "),
         ("sweep --spec broken.toml", 3, "broken.toml: malformed TOML: Invalid value (at line 1, column 11)"),
         ("sweep --spec no-such-choice.toml", 3, "tile_k cannot be 65: its choices are"),
-        ("sweep --spec small.toml --problem gpt", 3, "unknown preset 'gpt': known are deepseek-v4-pro, "),
+        ("sweep --spec small.toml --problem gpt", 3, "error: --problem: unknown preset 'gpt': known are "),
         ("sweep --spec small.toml --target sm_1", 3, "fused_sm90 has no target 'sm_1': it has sm_90a"),
         (
             "sweep --spec no-such-family.toml",
             3,
             "no-such-family.toml: unknown kernel family 'fused_sm91': known",
         ),
-        ("verify --hidden 7 --out v.jsonl", 3, "hidden = 7: must be a positive multiple of"),
+        ("verify --hidden 7 --out v.jsonl", 3, "error: --hidden: hidden = 7: must be a positive multiple of"),
+        ("verify --hidden 40000 --out v.jsonl", 2, "'--hidden': 40000 is not in the range 1<=x<=32768"),
+        ("verify --on-gpu --out v.jsonl", 5, "--on-gpu: no NVIDIA GPU of compute capability 10.0 is visible"),
+        ("verify --shard ²/3 --out v.jsonl", 2, "'²/3' is not I/N with I below N"),
+        ("verify --minutes nan --out v.jsonl", 2, "'--minutes': 'nan' is not a number of minutes"),
+        ("verify --configs 0 --out v.jsonl", 2, "'--configs': 0 is not in the range x>=1"),
+        ("verify --jobs 5000 --out v.jsonl", 2, "'--jobs': 5000 is not in the range 1<=x<=1024"),
         ("verify --problem gpt --out v.jsonl", 3, "unknown preset 'gpt': known are deepseek-v4-pro, "),
         ("verify --family fused --out v.jsonl", 3, "unknown kernel family 'fused': known are fused_sm90, "),
         ("ablate --problem gpt --out a.jsonl", 3, "unknown preset 'gpt': known are deepseek-v4-pro, "),
         ("ablate --m 1,x --out a.jsonl", 2, "'1,x' is not numbers of tokens with commas, such as 1,16,"),
         ("ablate --m 0 --out a.jsonl", 2, "'0' is not numbers of tokens"),
-        ("sweep --spec small.toml --trials 0", 3, "trials = 0: must be at least 1"),
+        ("ablate --m 1,100000 --out a.jsonl", 2, "'--m': 100000 is not in the range 1<=x<=65536"),
+        ("ablate --seed -1 --out a.jsonl", 2, "'--seed': -1 is not in the range x>=0"),
+        ("simulate --m 1000000", 2, "'--m': 1000000 is not in the range 1<=x<=65536"),
+        ("simulate --family gpt", 3, "error: --family: unknown kernel family 'gpt': known are fused_sm90, "),
+        ("simulate --spec hidden-16.toml", 3, "custom: no default config is legal (hidden = 16: "),
+        ("check-config --spec hidden-16.toml", 3, "custom: no default config is legal (hidden = 16: "),
+        (
+            "sweep --spec many-tokens.toml",
+            3,
+            "many-tokens.toml: m_values: 65537 tokens are too many: at most 65536",
+        ),
+        ("sweep --spec search.toml --trials 3", 3, "search.toml: Expected `object`, got `int` - at `search`"),
+        ("sweep --spec small.toml --trials 0", 2, "'--trials': 0 is not in the range x>=1"),
+        ("sweep --spec small.toml --minutes nan", 2, "'--minutes': 'nan' is not a number of minutes"),
+        ("collect empty --spec small.toml", 7, "empty: holds no records"),
         ("sweep --spec small.toml --storage file/x.db", 4, "file/x.db: cannot be written"),
         ("sweep --spec small.toml --storage file", 4, "file: not a usable storage"),
         ("sweep --spec small.toml --storage nosuch://x", 4, "nosuch://x: not a usable storage"),

@@ -39,7 +39,6 @@ from tests.sweeps.toys import (
     toy_time_us,
 )
 
-
 OPTIMUM: dict[str, ParamValue] = {"tile": 32, "stages": 2, "mode": "split", "early": True}
 
 

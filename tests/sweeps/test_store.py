@@ -233,7 +233,7 @@ def test_a_store_that_was_copied_under_its_sweep_is_read_with_its_log_or_not_at_
     connection.close()
     assert store.records(store.read_study(store.open_storage(str(place / "toy.db")), None)) == [wanted]
     (place / "toy.db-shm").unlink()
-    with pytest.raises(StudyError, match="the last trials are in toy.db-wal, which is only read where"):
+    with pytest.raises(StudyError, match=r"the last trials are in toy\.db-wal, which is only read where"):
         store.open_storage(str(place / "toy.db"))
 
 
