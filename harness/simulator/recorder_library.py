@@ -1,4 +1,8 @@
-"""Building `recorder.c` with the machine's C compiler, once for each text of it, and loading it."""
+"""Building `recorder.c` with the machine's C compiler, once for each text of it, and loading it.
+
+A library that lost its end, as on a disk that was full, loads all the same and kills whoever calls into it.
+Each ends with a digest of what is before it, where a loader does not look, and is built again without.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +24,27 @@ FLAGS = ("-O2", "-shared", "-fPIC")
 
 @functools.cache
 def load_recorder() -> ctypes.CDLL:
-    """The recorder, loaded with global symbols; raises `ToolchainError` when it cannot be built."""
+    """The recorder, loaded with global symbols; raises `ToolchainError` when it cannot be built or loaded."""
     import tvm_ffi  # noqa: F401 - the launchers need its library to be global
 
-    return ctypes.CDLL(str(build_recorder()), ctypes.RTLD_GLOBAL)
+    built = build_recorder()
+    try:
+        return ctypes.CDLL(str(built), ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise ToolchainError(f"{built} does not load: {one_line(str(error))}") from None
 
 
 def build_recorder() -> Path:
-    """The compiled `recorder.c`, built the first time; raises `ToolchainError` when it cannot be."""
+    """The compiled `recorder.c`, built the first time, or when what is there is not what was built.
+
+    Raises `ToolchainError` when it cannot be.
+    """
     digest = sha256(SOURCE.read_bytes() + repr(FLAGS).encode()).hexdigest()[:16]
     root = Path(os.environ.get(CACHE_VARIABLE) or DEFAULT_ROOT).expanduser()
     built = root / "simulator" / f"recorder-{digest}.so"
-    if built.is_file():
-        return built
     try:
+        if built.is_file() and _is_whole(built.read_bytes()):
+            return built
         built.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=built.parent) as folder:
             fresh = Path(folder) / built.name
@@ -44,7 +55,16 @@ def build_recorder() -> Path:
                     f"{command[0]} cannot compile {SOURCE.name}: install a C compiler, or name one with CC "
                     f"({one_line(done.stderr)})"
                 )
+            library = fresh.read_bytes()
+            fresh.write_bytes(library + sha256(library).digest())
             fresh.rename(built)
     except OSError as error:
-        raise ToolchainError(f"{built}: {error.strerror or error}") from None
+        raise ToolchainError(
+            f"{built}: {error.strerror or error}: name another folder with {CACHE_VARIABLE}"
+        ) from None
     return built
+
+
+def _is_whole(library: bytes) -> bool:
+    size = sha256().digest_size
+    return sha256(library[:-size]).digest() == library[-size:]

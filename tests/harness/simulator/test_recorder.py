@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from harness.artifact import Artifact
 from harness.cache import CACHE_VARIABLE, ArtifactCache
 from harness.compile_pool import CompilePool
+from harness.executor import ExecutorError
+from harness.executors import make_executor
 from harness.simulator.errors import SimulationError
 from harness.simulator.launch import Launch, check_limits
 from harness.simulator.ptx import parse
@@ -139,6 +142,32 @@ def test_the_recorder_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert build_recorder() == built
     assert built.stat().st_mtime_ns == written
     assert list(built.parent.iterdir()) == [built], "nothing else is left behind"
+
+
+@pytest.mark.parametrize("left", [0.0, 0.5, 0.99])
+def test_a_recorder_that_lost_its_end_is_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    built = build_recorder()
+    whole = built.read_bytes()
+    built.write_bytes(whole[: int(left * len(whole))])
+    assert build_recorder() == built
+    ctypes.CDLL(str(built))
+    assert len(built.read_bytes()) == len(whole)
+    assert list(built.parent.iterdir()) == [built]
+
+
+def test_a_place_that_the_recorder_cannot_have_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends the simulator's start, and is no candidate's fault."""
+    (tmp_path / "simulator").write_text("a file")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    with pytest.raises(
+        ExecutorError, match=f"^simulator: ToolchainError: .* name another .* {CACHE_VARIABLE}"
+    ):
+        make_executor("simulator", "sm_90a")
 
 
 def test_a_linker_that_is_no_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
