@@ -77,11 +77,14 @@ def _draw_choices(axes: Axes, table: pd.DataFrame, name: str) -> None:
     for place, choice in enumerate(choices):
         values = table.loc[table[name] == choice, "slowdown"].to_numpy(dtype=float)
         jitter = random.uniform(-0.2, 0.2, len(values))
-        axes.scatter(place + jitter, values, s=9, color=GREY, alpha=0.4, linewidths=0, zorder=2)
+        axes.scatter(
+            place + jitter, values, s=9, color=GREY, alpha=0.4, linewidths=0, zorder=2, clip_on=False
+        )
         axes.hlines(float(np.median(values)), place - 0.3, place + 0.3, color=INK, linewidth=2, zorder=3)
         axes.scatter(
-            [place], [values.min()], s=34, facecolors="white", edgecolors=BLUE, linewidths=1.8, zorder=4
-        )
+            [place], [values.min()], s=34, facecolors="white", edgecolors=BLUE, linewidths=1.8, zorder=4,
+            clip_on=False,
+        )  # fmt: skip
     shown = [
         str(choice).lower() if isinstance(choice, bool | np.bool_) else str(choice) for choice in choices
     ]

@@ -80,9 +80,14 @@ def mark_modelled(figure: Figure) -> None:
 
 
 def is_modelled(study: Study) -> bool:
-    """Whether the study's times are the simulator's. Raises `ResultsError` for times of several sources."""
+    """Whether the study's times are the simulator's, or it would have made them where nothing was timed.
+
+    Raises `ResultsError` for times of several sources.
+    """
     group = timed_group(study.records)
-    return group is not None and group.source is Source.MODELLED
+    if group is None:
+        return any(record.source is Source.MODELLED for record in study.records)
+    return group.source is Source.MODELLED
 
 
 def write_texts(figure: Figure, title: str, subtitle: str, source: str) -> None:
@@ -103,7 +108,8 @@ def _origin(study: Study) -> tuple[str, str, str, str]:
     """Source and device, study, date, commit."""
     group = timed_group(study.records)
     if group is None and study.was_run:
-        source = f"nothing was timed, for {study.info.target}"
+        by = " (MODELLED by the simulator, not measured)" * is_modelled(study)
+        source = f"nothing was timed, for {study.info.target}{by}"
     elif group is None:
         source = f"nothing was run: compiled only, for {study.info.target}"
     elif group.source is Source.MODELLED:

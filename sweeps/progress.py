@@ -10,8 +10,9 @@ from typing import Self
 
 from tqdm import tqdm
 
-from harness.record import Outcome, TrialRecord
+from harness.record import Outcome, Source, TrialRecord
 from sweeps.objective import PENALTY, Metric
+from sweeps.space import config_id
 
 
 class Progress:
@@ -34,7 +35,7 @@ class Progress:
         if value is not None and value < PENALTY and (self._best is None or value < self._best):
             self._best = value
             self.say(f"config {self._outcomes.total()}: {record.source} best so far, {value:.3f} x floor")
-        best = "" if self._best is None else f"best {self._best:.3f} x floor, "
+        best = "" if self._best is None else f"{record.source} best {self._best:.3f} x floor, "
         counts = " ".join(f"{outcome}={count}" for outcome, count in self._outcomes.items())
         self._bar.set_postfix_str(best + counts, refresh=False)
         self._bar.update()
@@ -49,21 +50,32 @@ class Progress:
 
 
 def summary(records: Sequence[TrialRecord], metric: Metric, m_values: Sequence[int]) -> str:
-    """Outcomes of the candidates, then the best candidate, the baseline and the floor at each M, in us."""
+    """Outcomes of the candidates, then the best candidate, the baseline and the floor at each M, in us.
+
+    The two-kernel path counts as measured where a stopped sweep has it only beside the finalists.
+    """
     candidates = [record for record in records if record.role == "candidate"]
     outcomes = Counter(record.outcome for record in candidates)
     lines = [f"{len(candidates)} configs: " + ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items())]
+    tried = {(record.family, config_id(record.config)) for record in candidates}
+    again = [record for record in records if record.role == "confirmation"]
+    baselines = [record for record in records if record.role == "baseline"] or [
+        record for record in again if (record.family, config_id(record.config)) not in tried
+    ]
     rows = []
     for m in m_values:
         best = _fastest(candidates, m, metric)
         if best is not None:
-            baseline = _fastest([record for record in records if record.role == "baseline"], m, metric)
+            baseline = _fastest(baselines, m, metric)
             floor = next(at.floor_us for record in candidates if (at := record.at(m)))
             shown = f"{baseline:10.2f} {baseline / best:9.2f}" if baseline else f"{'-':>10} {'-':>9}"
-            rows.append(f"{m:7d} {best:10.2f} {shown} {floor:10.2f}")
+            rows.append(f"{m:7d} {best:11.2f} {shown} {floor:10.2f}")
+    modelled = any(record.source is Source.MODELLED for record in candidates)
+    title = "MODELLED us" if modelled else "best us"
+    source = ", all MODELLED by the simulator, not measured" * modelled
     if rows:
         lines += [
-            f"{'M':>7} {'best us':>10} {'two us':>10} {'times':>9} {'floor us':>10}   ({metric})",
+            f"{'M':>7} {title:>11} {'two us':>10} {'times':>9} {'floor us':>10}   ({metric}{source})",
             *rows,
         ]
     return "\n".join(lines)

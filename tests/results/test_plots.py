@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
@@ -94,6 +95,36 @@ def test_a_modelled_figure_is_watermarked_and_says_so(synthetic: Any, draw: Any)
         for text in shown
     )
     assert not any("measured on" in text for text in shown)
+
+
+@pytest.mark.parametrize("draw", [draw_outcomes, draw_resources])
+def test_a_modelled_figure_is_watermarked_where_nothing_was_timed(synthetic: Any, draw: Any) -> None:
+    study = synthetic.study(20)
+    records = tuple(synthetic.failed(record, Outcome.WRONG_RESULT, "x") for record in study.candidates)
+    assert "MODELLED" not in texts(draw(replace(study, records=records)))
+    shown = texts(draw(modelled(replace(study, records=records))))
+    assert "MODELLED" in shown
+    assert any("(MODELLED by the simulator, not measured)" in text for text in shown)
+
+
+def test_a_baseline_that_was_measured_beside_the_finalists_only_has_its_line(synthetic: Any) -> None:
+    study = synthetic.study(20)
+    assert study.baselines
+    late = tuple(
+        replace(record, role="confirmation") if record.role == "baseline" else record
+        for record in study.records
+    )
+    lines = [
+        [text for text in texts(draw_progress(replace(study, records=records))) if "two kernels" in text]
+        for records in (study.records, late)
+    ]
+    assert len(lines[0]) == 1
+    assert lines[0] == lines[1]
+
+
+def test_rings_are_whole_at_the_edges_of_their_axes(synthetic: Any) -> None:
+    for axes in draw_effects(synthetic.study(20)).axes:
+        assert not any(points.get_clip_on() for points in axes.findobj(PathCollection))
 
 
 def test_what_was_only_compiled_has_figures_that_say_so(synthetic: Any, tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from sweeps import store
 from sweeps.confirm import finalists
 from sweeps.driver import Ending
 from sweeps.objective import PENALTY
-from sweeps.progress import Progress
 from sweeps.sampler import SnappingSampler
 from sweeps.space import config_id
 from sweeps.spec import ConfirmSpec, ObjectiveSpec, SweepSpec
@@ -184,16 +183,6 @@ def test_what_a_stopped_sweep_found_is_the_best_so_far_of_the_next(
     assert best_so_far(capsys)
     Sweep(path, executor=ToyExecutor()).run()
     assert best_so_far(capsys) == []
-
-
-def test_the_best_so_far_is_numbered_among_the_candidates_of_all_runs(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    record = toy_record(OPTIMUM)
-    with Progress(9, [(record, 2.0), (record, PENALTY), (record, None)]) as progress:
-        progress.count(record, 3.0)
-        progress.count(record, 1.5)
-    assert best_so_far(capsys) == ["config 5: measured best so far, 1.500 x floor"]
 
 
 def test_confirmations_are_not_repeated(path: Path) -> None:
