@@ -109,6 +109,7 @@ def drive(
         pool,
         store.sole_sweeper(place.storage, place.study or spec.name),
         stop_on_signal() as stop,
+        store.in_one_line(f"{place.storage}: what was told is stored, and no more can be"),
     ):
         runs = (executor.name, executor.source) if executor else ("none", Source.NONE)
         info = study_info(spec, place, *runs, space, created=origin.date, command=origin.command)

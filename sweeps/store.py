@@ -35,7 +35,7 @@ import msgspec
 import optuna
 from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import OptunaError
+from optuna.exceptions import OptunaError, StorageInternalError
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -178,10 +178,8 @@ def _of_these_parameters(trial: FrozenTrial, distributions: Mapping[str, BaseDis
 
 def read_study(storage: RDBStorage, name: str | None) -> optuna.Study:
     """The study called `name`, or the only one; raises `StudyError` naming those that exist."""
-    try:
+    with in_one_line(f"{storage.engine.url!r} cannot be read"):
         names = optuna.get_all_study_names(storage)
-    except (SQLAlchemyError, OptunaError) as error:
-        raise StudyError(f"{storage.engine.url!r}: cannot be read: {_first_line(error)}") from None
     if name is None and len(names) == 1:
         name = names[0]
     if name not in names:
@@ -200,6 +198,15 @@ def read_info(study: optuna.Study) -> StudyInfo:
         return msgspec.convert(raw, StudyInfo)
     except msgspec.ValidationError as error:
         raise StudyError(f"study {study.study_name!r}: malformed description: {error}") from None
+
+
+@contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """Make a `StudyError` of what a database says: a full disk, a damaged file, a server that went away."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StudyError(f"{what}: {_first_line(error)}") from None
 
 
 @contextmanager
@@ -290,10 +297,8 @@ def recover(study: optuna.Study, value_of: Callable[[TrialRecord], float | None]
 def records(study: optuna.Study) -> list[TrialRecord]:
     """Every record of the study, in trial order; raises `StudyError` for one that cannot be read."""
     found = []
-    try:
+    with in_one_line(f"study {study.study_name!r} cannot be read"):
         trials = study.get_trials(deepcopy=False)
-    except (SQLAlchemyError, OptunaError) as error:
-        raise StudyError(f"study {study.study_name!r} cannot be read: {_first_line(error)}") from None
     for trial in trials:
         if text := trial.user_attrs.get(RECORD_ATTR):
             try:

@@ -253,6 +253,20 @@ def test_what_is_damaged_is_one_line(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
+def test_what_a_database_says_while_it_is_used_is_one_line(tmp_path: Path) -> None:
+    study = open_toy(tmp_path / "toy.db")
+    with sqlite3.connect(tmp_path / "toy.db") as connection:
+        connection.execute("DROP TABLE study_user_attributes")
+    with (
+        pytest.raises(
+            StudyError, match=r"toy\.db: no more: .*no such table: study_user_attributes$"
+        ) as caught,
+        store.in_one_line("toy.db: no more"),
+    ):
+        study.set_user_attr("study", {})
+    assert "\n" not in str(caught.value)
+
+
 def test_an_unknown_study_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     open_toy(tmp_path / "toy.db")
     with pytest.raises(StudyError, match="no study 'other'; this storage has: toy"):
