@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -31,6 +32,7 @@ def deaf_children() -> Iterator[None]:
 
     A mask is inherited. A handler of their own would come too late, for whoever is still starting Python.
     """
+    resource_tracker.ensure_running()  # which the first process would start, and unblock SIGINT then
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
