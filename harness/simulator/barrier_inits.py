@@ -53,8 +53,8 @@ class BarrierInits:
         self._of_row = np.zeros(self._rows, np.int64)
         self._of_cluster = np.zeros(len(epoch) // per_cluster, np.int64)
         self._all_released, self._all_known = np.zeros(len(epoch), np.int64), np.zeros(len(epoch), np.int64)
-        # Of copies under way, by (warp, epoch): which mbarriers their issuers do not know [CTAs, slots].
-        self._unaware: dict[tuple[int, int], Array] = {}
+        # Copies under way, as (warp, epoch, key), that signal mbarriers which their issuers do not know.
+        self._unaware_copies: set[tuple[int, int, int]] = set()
         self._patience = PATIENCE
 
     def initialized(self, warps: Array, keys: Array) -> None:
@@ -88,41 +88,28 @@ class BarrierInits:
 
     def check(self, warps: Array, keys: Array) -> None:
         """Raise unless `warps` [n] know that the mbarriers `keys` [n], which they use, are initialized."""
-        if self._know_all(warps):
-            return
-        if self._patience > 0:
-            self._patience -= 1
-            if not self._unknown(np.unique(warps)).any():
-                return
-        self._refuse(~self._may_use(warps, *np.divmod(keys, self._rows)), keys)
+        self._refuse(self._unaware(warps, keys), keys)
 
-    def copied(self, warps: Array, epochs: Array) -> None:
-        """`warps` [n] issue copies of `epochs` [n]; which mbarriers these signal, `check_copies` will see."""
-        if self._know_all(warps):
-            return
-        unknown = self._unknown(warps)
-        for i in np.flatnonzero(unknown.any((0, 1))).tolist():
-            self._unaware[int(warps[i]), int(epochs[i])] = unknown[:, :, i].copy()
+    def copied(self, warps: Array, epochs: Array, keys: Array) -> None:
+        """`warps` [n] issue copies of `epochs` [n] that signal `keys` [n], which `check_copies` will see."""
+        unaware = self._unaware(warps, keys)
+        if unaware.any():
+            issued = warps[unaware].tolist(), epochs[unaware].tolist(), keys[unaware].tolist()
+            self._unaware_copies.update(zip(*issued, strict=True))
 
     def check_copies(self, clocks: Array, keys: Array) -> None:
         """As `check`, when copies, known by their clocks [n, agents], signal `keys` [n]: of their issue."""
-        if not self._unaware:
+        if not self._unaware_copies:
             return
         agent = clocks[:, self._per_cluster :].argmax(1)
         warps = keys % self._rows // self._ctas * self._per_cluster + agent
         epochs = clocks[np.arange(len(keys)), self._per_cluster + agent]
         # What a commit tells, its warps' own epochs among it, was looked at when it was issued.
         plain = ~clocks[:, : self._per_cluster].any(1)
-        issued = list(zip(warps.tolist(), epochs.tolist(), strict=True))
-        slots, ranks = keys // self._rows, keys % self._rows % self._ctas
-        unaware = [self._unaware.get(copy) for copy in issued]
-        missing = [
-            each is not None and bool(each[rank, slot])
-            for each, rank, slot in zip(unaware, ranks.tolist(), slots.tolist(), strict=True)
-        ]
-        for copy in issued:
-            self._unaware.pop(copy, None)
-        self._refuse(plain & np.array(missing, np.bool_), keys)
+        issued = list(zip(warps.tolist(), epochs.tolist(), keys.tolist(), strict=True))
+        missing = np.array([copy in self._unaware_copies for copy in issued], np.bool_)
+        self._unaware_copies.difference_update(issued)
+        self._refuse(plain & missing, keys)
 
     def _refuse(self, wrong: Array, keys: Array) -> None:
         if wrong.any():
@@ -132,6 +119,21 @@ class BarrierInits:
                 "a fence.mbarrier_init",
                 wrong,
             )
+
+    def _unaware(self, warps: Array, keys: Array) -> Array:
+        """Which of `warps` [n] do not know that the mbarriers `keys` [n], which they use, are initialized."""
+        nobody = np.zeros(len(warps), np.bool_)
+        if self._know_all(warps):
+            return nobody
+        slots, rows = np.divmod(keys, self._rows)
+        # Where CTAs meet late, almost every use is of an own mbarrier: a third of a launch went into asking.
+        if not self._within and (rows == warps // self._per_row).all():
+            return nobody
+        if self._patience > 0:
+            self._patience -= 1
+            if not self._unknown(np.unique(warps)).any():
+                return nobody
+        return ~self._may_use(warps, slots, rows)
 
     def _know_all(self, warps: Array) -> bool:
         """Whether `warps` are known to know of all inits in their clusters, by now."""

@@ -69,7 +69,7 @@ def _bulk_load(instruction: Instruction) -> Run:
             done = machine.units.load(sms, sizes, sizes, clock, tiles, machine.units.is_shared(start))
             clocks = None
             if machine.thread_order is not None:
-                clocks = machine.thread_order.copy(c.warps[[warp]], np.zeros(1, np.int64), target)
+                clocks = machine.thread_order.copy(c.warps[[warp]], np.zeros(1, np.int64), target, keys)
 
             def arrive(
                 target: Array = target,
@@ -153,7 +153,7 @@ def signalling_store(instruction: Instruction) -> Run:
         )
         clocks = None
         if machine.thread_order is not None:
-            clocks = machine.thread_order.copy(c.warps[warps], np.arange(len(warps)), rows)
+            clocks = machine.thread_order.copy(c.warps[warps], np.arange(len(warps)), rows, keys)
 
         def arrive() -> None:
             write_shared(c, active, place, items, size)

@@ -149,7 +149,7 @@ def _load_tiles(
         done = done + machine.units.target.chip["multicast_latency"]
 
     exits = machine.thread_order
-    clocks = exits.copy(c.warps[warps], issue, rows) if exits is not None else np.zeros((0, 0))
+    clocks = exits.copy(c.warps[warps], issue, rows, keys) if exits is not None else np.zeros((0, 0))
     if machine.races is not None:
         words = rows[:, None] * (machine.shared.size // 4) + offsets[issue, None] // 4 + np.arange(size // 4)
         machine.races.write_tiles(words, c.warps[warps][issue], clocks.max(1)[issue])

@@ -65,20 +65,23 @@ class ThreadOrder:
         self.last[rows, self.agent[warps]] = self.epoch[warps]
         self._block_of_last[rows, self.agent[warps]] = self.block
 
-    def copy(self, warps: Array, issue: Array, rows: Array) -> Array:
-        """`warps` [n] issue copies that write to `rows[i]` for copy `issue[i]`; the clocks of their ends."""
+    def copy(self, warps: Array, issue: Array, rows: Array, keys: Array) -> Array:
+        """`warps` [n] issue copies; the clocks of their ends [n, agents].
+
+        Copy `issue[i]` writes to CTA `rows[i]` and signals the mbarrier `keys[i]`.
+        """
         np.add.at(self.copy_epoch, warps, 1)
         agents, epochs = self.per_cluster + self.agent[warps], self.copy_epoch[warps]
         np.maximum.at(self.last, (rows, agents[issue]), epochs[issue])
         self._block_of_last[rows, agents[issue]] = self.block
-        self.inits.copied(warps, epochs)
+        self.inits.copied(warps[issue], epochs[issue], keys)
         clocks = np.zeros((len(warps), self.agents), np.int32)
         clocks[np.arange(len(warps)), agents] = epochs
         return clocks
 
-    def commit(self, warps: Array, issue: Array, rows: Array) -> Array:
+    def commit(self, warps: Array, issue: Array, rows: Array, keys: Array) -> Array:
         """As `copy`, for a `tcgen05.commit`, which also tells what its warps know."""
-        ends = self.copy(warps, issue, rows)
+        ends = self.copy(warps, issue, rows, keys)
         known: Array = np.maximum(self.published(warps), ends)
         return known
 
