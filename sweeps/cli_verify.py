@@ -48,7 +48,8 @@ def verify(
     """Compile a space's configs and check each in the simulator against the float64 reference.
 
     Configs come in an order that meets every choice early. The same command goes on where it stopped: a space
-    of many thousands is a matter of patience, and what has been proven so far is always in the file.
+    of many thousands is a matter of patience, and what has been proven so far is always in the file. Configs
+    that an earlier version proved when it asked less come last, again.
     """
     from harness.cache import ArtifactCache
     from harness.device import visible_capabilities

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import msgspec
 import torch
 
 from harness.check import check_prepared
@@ -155,11 +156,15 @@ def _two_kernel(
 
 
 def read_verified(path: Path) -> list[Verified]:
-    """Every config in `path`, if there is one; a last line that was being written is left out.
+    """Every config in `path`, if there is one, as its latest line has it; a line half written is left out.
 
     Raises `RecordError` naming the line that is something else.
     """
-    return read_lines(path, Verified, SCHEMAS)
+    latest: dict[bytes, Verified] = {}
+    for one in read_lines(path, Verified, SCHEMAS):
+        identity = one.family, one.target, one.problem, one.hidden, one.config
+        latest[msgspec.json.encode(identity, order="sorted")] = one
+    return list(latest.values())
 
 
 def table(found: Sequence[Verified], legal: int) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import msgspec
@@ -28,7 +28,7 @@ from kernels.families import family
 from kernels.family import ParamValue
 from sweeps.covering import covering_order
 from sweeps.space import Space
-from sweeps.verify import SEED, Verified, read_verified, verify_config
+from sweeps.verify import SCHEMA, SEED, Verified, read_verified, verify_config
 
 # Arrays of a config's memories come and go: a process is replaced before it has grown by much.
 CONFIGS_OF_A_PROCESS = 100
@@ -60,18 +60,32 @@ class Plan:
 def verify_space(space: Space, out: Path, plan: Plan) -> Iterator[Verified]:
     """Verify what `out` does not hold yet, append it there, and give it.
 
-    Raises `RecordError` where it holds something else, or configs of another space.
+    What an earlier schema says is proven, when less was asked, comes after it, unless `plan.configs` limits
+    how many are wanted. Raises `RecordError` where it holds something else, or configs of another space.
     """
     found = read_verified(out)
     _refuse_others(found, space, out)
     append_to(out, Verified)
     left = covering_order(space, SEED, [one.config for one in found], plan.shard)
-    if plan.configs is not None:
+    if plan.configs is None:
+        left = chain(left, _asked_less(found, space, plan.shard))
+    else:
         left = islice(left, max(0, plan.configs - len(found)))
     end = None if plan.minutes is None else time.perf_counter() + 60 * plan.minutes
     for one in _in_processes(space, left, plan, end):
         append_line(out, msgspec.json.encode(one))
         yield one
+
+
+def _asked_less(
+    found: Sequence[Verified], space: Space, shard: tuple[int, int]
+) -> Iterator[dict[str, ParamValue]]:
+    """The configs of one shard that were proven when less was asked."""
+    part, parts = shard
+    for one in found:
+        index = space.index(one.config)
+        if one.schema != SCHEMA and index is not None and index % parts == part:
+            yield one.config
 
 
 def _refuse_others(found: Sequence[Verified], space: Space, out: Path) -> None:

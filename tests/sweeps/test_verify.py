@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -170,6 +172,39 @@ def test_configs_of_another_space_are_not_taken_for_its_own(tmp_path: Path, its:
     assert out.read_bytes() == b"".join(lines)
     out.write_bytes(lines[0])
     assert not list(verify_space(whole, out, Plan(tmp_path, configs=1)))
+
+
+def test_what_was_asked_less_is_proven_again_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = space(), tmp_path / "verified.jsonl"
+    configs = [whole.params(index) for index in range(len(whole))]
+    mine = Verified("fused_sm100", "sm_100a", PROBLEM.name, 512, configs[0], Outcome.OK)
+    before = [mine, *(replace(mine, config=each, schema="routertune.verified/3") for each in configs[1:4])]
+    out.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in before))
+
+    def prove(space_: Any, left: Iterator[dict[str, ParamValue]], *_: object) -> Iterator[Verified]:
+        return (replace(mine, config=params) for params in left)
+
+    monkeypatch.setattr(verify_space_module, "_in_processes", prove)
+    assert not list(verify_space(whole, out, Plan(tmp_path, configs=4))), "so many are known"
+    of_shards = [
+        one.config
+        for i in range(2)
+        for one in verify_space(whole, copy_of(out, f"{i}"), Plan(tmp_path, shard=(i, 2)))
+    ]
+    proven = [one.config for one in verify_space(whole, out, Plan(tmp_path))]
+    assert proven[-3:] == configs[1:4]
+    assert sorted(map(str, proven)) == sorted(map(str, configs[1:]))
+    assert sorted(map(str, of_shards)) == sorted(map(str, configs[1:]))
+    found = read_verified(out)
+    assert sorted(str(one.config) for one in found) == sorted(map(str, configs))
+    assert {one.schema for one in found} == {mine.schema}
+    assert not list(verify_space(whole, out, Plan(tmp_path)))
+
+
+def copy_of(path: Path, name: str) -> Path:
+    return Path(shutil.copy(path, path.with_name(name)))
 
 
 @pytest.mark.compiles
