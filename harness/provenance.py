@@ -10,6 +10,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from harness.passwords import without_passwords
 from harness.record import Provenance
 from harness.toolchain import versions
 
@@ -36,10 +37,10 @@ def git_commit(folder: Path = PROJECT_ROOT) -> str:
 
 
 def command_line() -> str:
-    """This process's command as a person would type it: the program without its folder."""
+    """This process's command as a person would type it: the program without its folder, no password."""
     program = Path(sys.argv[0])
     name = "routertune" if program.stem == "cli" else program.name
-    return shlex.join([name, *sys.argv[1:]])
+    return without_passwords(shlex.join([name, *sys.argv[1:]]))
 
 
 def provenance(*, commit: str | None = None, command: str | None = None) -> Provenance:

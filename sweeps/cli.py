@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from harness.passwords import without_passwords
 from sweeps.cli_ablate import ablate
 from sweeps.cli_simulate import simulate
 from sweeps.cli_trace import trace
@@ -36,7 +37,7 @@ class OneLineError(click.ClickException):
         return self.status
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"error: {self.message}", err=True)
+        click.echo(f"error: {without_passwords(self.message)}", err=True)
 
 
 class Commands(click.Group):
@@ -364,7 +365,8 @@ def collect(records: Path, storage: str | None, study: str | None, **named: Any)
     from sweeps.transfer import collect_records
 
     done = collect_records(records, _spec(**named), storage, study)
-    click.echo(f"{done.place.storage}: {done.added} records added, {done.known} were there already")
+    storage = without_passwords(done.place.storage)
+    click.echo(f"{storage}: {done.added} records added, {done.known} were there already")
 
 
 @main.command(epilog=examples("routertune space", "routertune space --reasons"))

@@ -12,6 +12,7 @@ from harness.cache import ArtifactCache
 from harness.compile_pool import CompilePool
 from harness.executor import CheckDepth, Executor, MeasurePlan
 from harness.executors import make_executor
+from harness.passwords import without_passwords
 from harness.provenance import provenance
 from harness.record import ParamValue, Source
 from harness.trial import RunFacts
@@ -132,7 +133,7 @@ def drive(
         )
         driver = Driver(spec, space, study, sampler, workshop, baselines=baselines, stop=stop)
         ending = driver.run()
-    print(f"{place.storage}: {ending}")
+    print(f"{without_passwords(place.storage)}: {ending}")
     print(summary(store.records(study), spec.objective.metric, spec.m_values))
     return ending
 
