@@ -99,6 +99,11 @@ class MBarriers:
     def holds(self, rows: Array, offsets: Array, size: int) -> Array:
         """Whether a store of `size` bytes at these places hits a valid mbarrier."""
         hit = np.zeros(np.shape(offsets), np.bool_)
+        # Mostly all mbarriers lie before or behind what is stored to.
+        if not self.offsets or not hit.size:
+            return hit
+        if offsets.min() > max(self.offsets) + BARRIER_BYTES or offsets.max() + size < min(self.offsets):
+            return hit
         for first in range(0, max(size, BARRIER_BYTES), BARRIER_BYTES):
             slots = self._slot_of[(offsets + first) // BARRIER_BYTES]
             known = slots >= 0

@@ -288,13 +288,11 @@ def write_shared(
         warps = _selected(c, active, c.warps[:, None])
         for word in range(0, size * len(items), 4):
             c.machine.races.write((flat + word) // 4, warps)
-    memory = shared.bytes.reshape(-1).view(np.dtype(f"u{size}"))
-    for i, item in enumerate(items):
-        first = flat + i * size
-        memory[first // size] = _selected(c, active, narrowed(item, size))
-        shared.mark(first // 4, threads, c.step)
-        if size == 8:
-            shared.mark(first // 4 + 1, threads, c.step)
+    values = [_selected(c, active, narrowed(item, size)) for item in items]
+    # A vector is written as one item.
+    whole = values[0] if len(values) == 1 else np.stack(values, -1).view(f"V{size * len(values)}")[:, 0]
+    shared.bytes.reshape(-1).view(whole.dtype)[flat // whole.itemsize] = whole
+    shared.mark(flat // 4, threads, c.step, max(1, whole.itemsize // 4))
 
 
 def store_global(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:

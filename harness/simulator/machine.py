@@ -36,7 +36,7 @@ from harness.simulator.operand_reads import OperandReads
 from harness.simulator.ordering import Ordering
 from harness.simulator.program import EXIT, Branch, Exit, Jump, Wait
 from harness.simulator.ptx import Symbol
-from harness.simulator.shared import RANK_SHIFT, SharedMemory
+from harness.simulator.shared import MAX_STEPS, RANK_SHIFT, SharedMemory
 from harness.simulator.shared_races import SharedRaces
 from harness.simulator.specials import special_registers
 from harness.simulator.thread_order import ThreadOrder
@@ -76,6 +76,8 @@ class Machine:
         races: bool = False,
         implied_order: bool = False,
     ) -> None:
+        if max_blocks > MAX_STEPS:
+            raise ValueError(f"{max_blocks} blocks: shared memory tells {MAX_STEPS} steps apart")
         self.kernel, self.grids, self.units = kernel, grids, units
         launch = grids.one
         self.functional = functional
@@ -213,7 +215,7 @@ class Machine:
         What others wrote before it, a fence of theirs now covers; what others know to be over, so do they.
         `acquire`: the wait is one of cluster scope.
         """
-        np.maximum.at(self.shared.barrier_at, c.rows[ready], np.uint64(self.step))
+        self.shared.barrier_at[c.rows[ready]] = self.step
         if ready.any():
             self.note_passed(kind, c.warps[ready], keys[ready], phases[ready], acquire)
 
