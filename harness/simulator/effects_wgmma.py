@@ -274,7 +274,8 @@ def _execute(c: Cohort, state: Warpgroups, target: tuple[int, ...], pending: _Pe
     if not pending.keep.all():
         # Not a product with zero: what is discarded may be an infinity.
         old = np.where(np.repeat(pending.keep, WARPS)[:, None, None], old, np.float32(0))
-    state.tiles[target] = old + product.reshape(old.shape)
+    product = product.reshape(old.shape)
+    state.tiles[target] = np.add(old, product, out=product)
 
 
 def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:

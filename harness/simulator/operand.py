@@ -66,7 +66,15 @@ class Operand:
         `shared` uint8 [C, bytes] with bytes a multiple of 16, `cta` int [G] rows of it, `descriptors` uint64
         [G, S]. Equal descriptors for all G, the usual case, need one index array.
         """
+        return self.values(shared, cta, self.chunks(descriptors))
+
+    def chunks(self, descriptors: NDArray[Any]) -> IndexArray:
+        """The chunks of all steps, side by side along K: [1 or G, ...] of `chunk_indices`."""
         (chunks,) = by_descriptors(descriptors, partial(_step_chunks, self))
+        return chunks
+
+    def values(self, shared: SharedArray, cta: NDArray[Any], chunks: IndexArray) -> FloatArray:
+        """`read` of known chunks."""
         return self._elements(gather_chunks(shared, cta, chunks))
 
     def words(self, descriptors: NDArray[Any]) -> tuple[IndexArray, IndexArray]:

@@ -9,6 +9,7 @@ register fragments). Register arrays are uint32 [G, registers, 128], the last in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ from harness.simulator.operand import Operand, SharedArray
 
 M = 64
 THREADS = 128
+# So many tiles that operands of 64 x 128 are still in the cache when they are multiplied.
+TILES_AT_ONCE = 16
 RegisterArray = NDArray[np.uint32]
 
 # Types of D for each pair of types of A and B (PTX ISA, "wgmma.mma_async", .atype and .dtype).
@@ -87,12 +90,18 @@ class Wgmma:
         `shared` uint8 [C, bytes]; `cta` int [G]; `a` descriptors uint64 [G, S], or A itself from registers,
         float32 [G, 64, S * k] (`a_from_registers`); `b` descriptors uint64 [G, S].
         """
-        a_matrix = a if a.dtype == np.float32 else self.a.read(shared, cta, a)
-        b_matrix = self.b.read(shared, cta, b)
-        if self.negate_a != self.negate_b:
-            b_matrix = -b_matrix
-        product: FloatArray = np.matmul(a_matrix, b_matrix.swapaxes(1, 2))
-        return product
+        each = _of_one_cta(cta)
+        a_of = _reader(self.a, shared, cta, a, each)
+        b_of = _reader(self.b, shared, cta, b, each)
+        product = np.empty((len(cta) // each, each, M, self.n), np.float32)
+        at_once = max(1, TILES_AT_ONCE // each)
+        for first in range(0, len(product), at_once):
+            some = slice(first, first + at_once)
+            a_matrix, b_matrix = a_of(some), b_of(some)
+            if self.negate_a != self.negate_b:
+                b_matrix = -b_matrix
+            np.matmul(a_matrix, b_matrix.swapaxes(2, 3), out=product[some])
+        return product.reshape(-1, M, self.n)
 
     def a_from_registers(self, registers: RegisterArray) -> FloatArray:
         """A, float32 [G, 64, k], of its fragments: four registers a thread, uint32 [G, 4, 128].
@@ -135,3 +144,36 @@ class Wgmma:
     def _tile_axes(self) -> tuple[int, ...]:
         """The order that takes register axes to [G, w, h, q, j, l, p]."""
         return (0, 3, 2, 4, 1, 5, 6) if self.d_format is F16 else (0, 4, 2, 5, 1, 6, 3)
+
+
+def _of_one_cta(cta: NDArray[Any]) -> int:
+    """How many neighbours among `cta` [G] are equal, everywhere alike; 1 where they are not."""
+    each = int((cta == cta[0]).sum())
+    if len(cta) % each:
+        return 1
+    groups = cta.reshape(-1, each)
+    return each if (groups == groups[:, :1]).all() else 1
+
+
+def _reader(
+    operand: Operand, shared: SharedArray, cta: NDArray[Any], source: NDArray[Any], each: int
+) -> Callable[[slice], FloatArray]:
+    """What some of the CTAs read: float32 [c, each, rows, K], or [c, 1, rows, K], read once, where that is
+    the same for `each` of a CTA's warpgroups.
+
+    `cta` int [c * each]; `source` descriptors uint64 [c * each, S], or the matrices themselves.
+    """
+    if source.dtype == np.float32:
+        matrices: FloatArray = source.reshape(-1, each, *source.shape[1:])
+        return matrices.__getitem__
+    split = source.reshape(-1, each, source.shape[1])
+    if (split == split[:, :1]).all():
+        cta, source, each = cta[::each], split[:, 0], 1
+    chunks = operand.chunks(source)
+
+    def read(some: slice) -> FloatArray:
+        these = slice(some.start * each, some.stop * each)
+        values = operand.values(shared, cta[these], chunks if len(chunks) == 1 else chunks[these])
+        return values.reshape(-1, each, *values.shape[1:])
+
+    return read
