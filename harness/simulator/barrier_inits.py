@@ -97,19 +97,14 @@ class BarrierInits:
             issued = warps[unaware].tolist(), epochs[unaware].tolist(), keys[unaware].tolist()
             self._unaware_copies.update(zip(*issued, strict=True))
 
-    def check_copies(self, clocks: Array, keys: Array) -> None:
-        """As `check`, when copies, known by their clocks [n, agents], signal `keys` [n]: of their issue."""
+    def check_copies(self, warps: Array, epochs: Array, keys: Array) -> None:
+        """As `check`, when the copies of `copied` signal `keys` [n]: of their issue."""
         if not self._unaware_copies:
             return
-        agent = clocks[:, self._per_cluster :].argmax(1)
-        warps = keys % self._rows // self._ctas * self._per_cluster + agent
-        epochs = clocks[np.arange(len(keys)), self._per_cluster + agent]
-        # What a commit tells, its warps' own epochs among it, was looked at when it was issued.
-        plain = ~clocks[:, : self._per_cluster].any(1)
         issued = list(zip(warps.tolist(), epochs.tolist(), keys.tolist(), strict=True))
         missing = np.array([copy in self._unaware_copies for copy in issued], np.bool_)
         self._unaware_copies.difference_update(issued)
-        self._refuse(plain & missing, keys)
+        self._refuse(missing, keys)
 
     def _refuse(self, wrong: Array, keys: Array) -> None:
         if wrong.any():

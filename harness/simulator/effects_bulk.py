@@ -67,9 +67,9 @@ def _bulk_load(instruction: Instruction) -> Run:
             sms, clock = machine.sm_of_row[c.rows[[warp]]], c.clock[[warp]]
             tiles = [("bulk", start, count)]
             done = machine.units.load(sms, sizes, sizes, clock, tiles, machine.units.is_shared(start))
-            clocks = None
+            warps, epochs = c.warps[[warp]], None
             if machine.thread_order is not None:
-                clocks = machine.thread_order.copy(c.warps[[warp]], np.zeros(1, np.int64), target, keys)
+                epochs = machine.thread_order.copy(warps, np.zeros(1, np.int64), target, keys)
 
             def arrive(
                 target: Array = target,
@@ -78,15 +78,16 @@ def _bulk_load(instruction: Instruction) -> Run:
                 count: int = count,
                 keys: Array = keys,
                 done: Array = done,
-                clocks: Array | None = clocks,
+                warps: Array = warps,
+                epochs: Array | None = epochs,
             ) -> None:
                 check_arrival(machine, target, keys, "a bulk copy")
                 first = int(places[0])
                 source = machine.memory_of(int(target[0])).array(start, count)
                 machine.shared.bytes[target[0], first : first + count] = source
                 machine.shared.mark_loaded(target, places, count, machine.step)
-                if machine.thread_order is not None and clocks is not None:
-                    machine.thread_order.deliver("mbarrier", clocks, keys, machine.mbarriers.phase[keys])
+                if machine.thread_order is not None and epochs is not None:
+                    machine.thread_order.complete(warps, epochs, keys, machine.mbarriers.phase[keys])
                 machine.mbarriers.complete_bytes(keys, count, done)
 
             machine.at(float(done[0]), arrive, origin(machine, c, m, instruction))
@@ -151,14 +152,14 @@ def signalling_store(instruction: Instruction) -> Run:
         items = tuple(
             c.lanes(narrowed(item, size)) for item in (values if isinstance(values, tuple) else (values,))
         )
-        clocks = None
+        issuers, epochs = c.warps[warps], None
         if machine.thread_order is not None:
-            clocks = machine.thread_order.copy(c.warps[warps], np.arange(len(warps)), rows, keys)
+            epochs = machine.thread_order.copy(issuers, np.arange(len(warps)), rows, keys)
 
         def arrive() -> None:
             write_shared(c, active, place, items, size)
-            if machine.thread_order is not None and clocks is not None:
-                machine.thread_order.deliver("mbarrier", clocks, keys, machine.mbarriers.phase[keys])
+            if machine.thread_order is not None and epochs is not None:
+                machine.thread_order.complete(issuers, epochs, keys, machine.mbarriers.phase[keys])
             machine.mbarriers.complete_bytes(keys, total, done)
 
         machine.at(float(done.max(initial=0.0)), arrive, origin(machine, c, m, instruction))

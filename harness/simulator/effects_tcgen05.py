@@ -221,7 +221,7 @@ def commit(instruction: Instruction) -> Run:
         ordering = machine.ordering
         clocks = ordering.committed(warps) if ordering is not None else None
         exits = machine.thread_order
-        known = exits.commit(warps, which, rows, keys) if exits is not None else None
+        known = exits.commit(warps, which, rows) if exits is not None else None
         if unit.shadow is not None:
             unit.shadow.committed()
 

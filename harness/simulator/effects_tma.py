@@ -149,10 +149,11 @@ def _load_tiles(
         done = done + machine.units.target.chip["multicast_latency"]
 
     exits = machine.thread_order
-    clocks = exits.copy(c.warps[warps], issue, rows, keys) if exits is not None else np.zeros((0, 0))
+    issuers = c.warps[warps][issue]
+    epochs = np.zeros(0) if exits is None else exits.copy(c.warps[warps], issue, rows, keys)[issue]
     if machine.races is not None:
         words = rows[:, None] * (machine.shared.size // 4) + offsets[issue, None] // 4 + np.arange(size // 4)
-        machine.races.write_tiles(words, c.warps[warps][issue], clocks.max(1)[issue])
+        machine.races.write_tiles(words, issuers, epochs)
     if machine.functional:
         machine.shared.begin_load(rows, offsets[issue], size)
 
@@ -169,7 +170,7 @@ def _load_tiles(
             cells[rows[:, None], place] = data.view(cells.dtype)[issue]
             machine.shared.mark_loaded(rows, offsets[issue], size, machine.step)
         if exits is not None:
-            exits.deliver("mbarrier", clocks[issue], keys, machine.mbarriers.phase[keys])
+            exits.complete(issuers, epochs, keys, machine.mbarriers.phase[keys])
         machine.mbarriers.complete_bytes(keys, transaction, done[issue])
 
     machine.at(float(done.min()), arrive, who)

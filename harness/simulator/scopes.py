@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.simulator.ordering import BarrierClocks, learn
+from harness.simulator.ordering import BarrierClocks, learn, take_in
 
 Array = npt.NDArray[Any]
 
@@ -54,17 +54,21 @@ class Scopes:
             told = clocks[away] if release else self.released[warps[away]]
             learn(far.open, keys[away], told)
 
+    def complete(self, agents: Array, epochs: Array, keys: Array, phases: Array) -> None:
+        """Copies end, which are what `agents` [n] did in `epochs` [n]."""
+        near, _ = self._turned("mbarrier", keys, phases)
+        near.end(keys, agents, epochs)
+
     def deliver(self, kind: str, clocks: Array, keys: Array, phases: Array) -> None:
-        """Clocks of what is asynchronous arrive on barriers."""
+        """Clocks of commits arrive on barriers."""
         near, _ = self._turned(kind, keys, phases)
         learn(near.open, keys, clocks)
 
     def passed(self, kind: str, warps: Array, keys: Array, phases: Array, acquire: bool) -> None:
         """Each of `warps`, all different, has seen the phase before `phases` complete."""
         near, far = self._turned(kind, keys, phases)
-        self.known[warps] = np.maximum(self.known[warps], near.closed[keys])
-        into = self.known if acquire else self.waiting
-        into[warps] = np.maximum(into[warps], far.closed[keys])
+        take_in(self.known, warps, near.closed, keys)
+        take_in(self.known if acquire else self.waiting, warps, far.closed, keys)
 
     def _turned(self, kind: str, keys: Array, phases: Array) -> tuple[BarrierClocks, BarrierClocks]:
         both = tuple(side.setdefault(kind, BarrierClocks(self._agents)) for side in (self._near, self._far))

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
+from harness.simulator.ordering import run_starts
 from harness.simulator.scopes import Scopes
 from harness.simulator.shared import PAGE_WORDS
 from harness.simulator.thread_order import ThreadOrder
@@ -38,15 +39,6 @@ SCOPE = (
 def _one_of_each_page(count: int) -> Array:
     """Of `count` words in a row, some that lie in all of their pages."""
     return np.unique([*range(0, count, PAGE_WORDS), count - 1])
-
-
-def _first_of_runs(*arrays: Array) -> Array:
-    """Positions where any of `arrays`, of equal length, differs from the position before; 0 is one."""
-    changes = np.zeros(len(arrays[0]), np.bool_)
-    changes[:1] = True
-    for array in arrays:
-        changes[1:] |= array[1:] != array[:-1]
-    return np.flatnonzero(changes)
 
 
 @dataclass
@@ -148,7 +140,7 @@ class SharedRaces:
         writer, written = self.writer[words] - 1, self.written[words]
         scopes = self.order.scopes if what == "reads" else None
         # Neighbours mostly agree, and asking once for all of them takes a quarter of the time.
-        first = _first_of_runs(writer, written, warps)
+        first = run_starts(writer, written, warps)
         late, out_of_scope = self._late(writer[first], written[first], warps[first], agent[first], scopes)
         if late.any() or out_of_scope.any():
             late, out_of_scope = self._late(writer, written, warps, agent, scopes)

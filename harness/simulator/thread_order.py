@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from harness.simulator.barrier_inits import BarrierInits
 from harness.simulator.errors import SimulationError
-from harness.simulator.ordering import BarrierClocks, first_of_pairs, learn
+from harness.simulator.ordering import BarrierClocks, blocks, first_of_pairs, learn, take_in
 from harness.simulator.scopes import Scopes
 
 Array = npt.NDArray[Any]
@@ -66,24 +66,29 @@ class ThreadOrder:
         self._block_of_last[rows, self.agent[warps]] = self.block
 
     def copy(self, warps: Array, issue: Array, rows: Array, keys: Array) -> Array:
-        """`warps` [n] issue copies; the clocks of their ends [n, agents].
+        """`warps` [n] issue copies; the epochs of their ends [n].
 
         Copy `issue[i]` writes to CTA `rows[i]` and signals the mbarrier `keys[i]`.
         """
-        np.add.at(self.copy_epoch, warps, 1)
-        agents, epochs = self.per_cluster + self.agent[warps], self.copy_epoch[warps]
-        np.maximum.at(self.last, (rows, agents[issue]), epochs[issue])
-        self._block_of_last[rows, agents[issue]] = self.block
+        epochs = self._issue(warps, issue, rows)
         self.inits.copied(warps[issue], epochs[issue], keys)
-        clocks = np.zeros((len(warps), self.agents), np.int32)
-        clocks[np.arange(len(warps)), agents] = epochs
+        return epochs
+
+    def commit(self, warps: Array, issue: Array, rows: Array) -> Array:
+        """As `copy`, for a `tcgen05.commit`: the clocks of the ends [n, agents], with what its warps know."""
+        epochs = self._issue(warps, issue, rows)
+        clocks = self._published(warps)
+        clocks[np.arange(len(warps)), self.per_cluster + self.agent[warps]] = epochs
+        self.epoch[warps] += 1
         return clocks
 
-    def commit(self, warps: Array, issue: Array, rows: Array, keys: Array) -> Array:
-        """As `copy`, for a `tcgen05.commit`, which also tells what its warps know."""
-        ends = self.copy(warps, issue, rows, keys)
-        known: Array = np.maximum(self.published(warps), ends)
-        return known
+    def _issue(self, warps: Array, issue: Array, rows: Array) -> Array:
+        np.add.at(self.copy_epoch, warps, 1)
+        epochs: Array = self.copy_epoch[warps]
+        agents = self.per_cluster + self.agent[warps]
+        np.maximum.at(self.last, (rows, agents[issue]), epochs[issue])
+        self._block_of_last[rows, agents[issue]] = self.block
+        return epochs
 
     def arrive(self, kind: str, warps: Array, keys: Array, phases: Array, away: Array, release: bool) -> None:
         """Warps arrive on the barriers `keys` of a kind, which are in `phases`; both may repeat.
@@ -96,18 +101,30 @@ class ThreadOrder:
             self.scopes.arrive(kind, warps, self.epoch[warps], keys, phases, away[first], release)
         if release:
             self.inits.released(warps)
-        learn(self._barriers(kind, keys, phases).open, keys, self.published(warps))
+        barriers = self._barriers(kind, keys, phases)
+        for some in blocks(len(keys)):
+            learn(barriers.open, keys[some], self._published(warps[some]))
+        self.epoch[warps] += 1
 
-    def published(self, warps: Array) -> Array:
-        """What these warps know when they arrive somewhere, their own accesses included [n, agents]."""
-        clocks: Array = self.seen[warps].copy()
+    def _published(self, warps: Array) -> Array:
+        """What these warps know when they arrive somewhere, their own accesses included [n, agents].
+
+        With the arrival, their epoch ends.
+        """
+        clocks: Array = self.seen.take(warps, 0)
         clocks[np.arange(len(warps)), self.agent[warps]] = self.epoch[warps]
-        self.epoch[np.unique(warps)] += 1
         return clocks
 
+    def complete(self, warps: Array, epochs: Array, keys: Array, phases: Array) -> None:
+        """Copies that `warps` [n] have issued, known by the epochs of their ends [n], signal mbarriers."""
+        self.inits.check_copies(warps, epochs, keys)
+        agents = self.per_cluster + self.agent[warps]
+        if self.scopes is not None:
+            self.scopes.complete(agents, epochs, keys, phases)
+        self._barriers("mbarrier", keys, phases).end(keys, agents, epochs)
+
     def deliver(self, kind: str, clocks: Array, keys: Array, phases: Array) -> None:
-        """Clocks of what is asynchronous arrive on mbarriers."""
-        self.inits.check_copies(clocks, keys)
+        """Clocks of commits arrive on mbarriers."""
         if self.scopes is not None:
             self.scopes.deliver(kind, clocks, keys, phases)
         learn(self._barriers(kind, keys, phases).open, keys, clocks)
@@ -119,8 +136,7 @@ class ThreadOrder:
         """
         if self.scopes is not None:
             self.scopes.passed(kind, warps, keys, phases, acquire)
-        closed = self._barriers(kind, keys, phases).closed[keys]
-        self.seen[warps] = np.maximum(self.seen[warps], closed)
+        take_in(self.seen, warps, self._barriers(kind, keys, phases).closed, keys)
 
     def fence(self, warps: Array, release: bool, acquire: bool) -> None:
         """A fence of cluster scope or wider by `warps`, all different, one-way or both ways."""
