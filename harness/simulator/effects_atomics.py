@@ -48,7 +48,7 @@ def reduction(instruction: Instruction) -> Run:
 
 
 def _atomic(instruction: Instruction) -> Run:
-    """Lanes with the same address one after the other, in the order of warps and lanes: any order is legal."""
+    """Lanes with one address one after the other, in the order of warps and lanes: any order is legal."""
     size, space = element_bytes(instruction), space_of(instruction)
     operation = next((part for part in instruction.parts if part in _ATOMIC), "")
     kind = instruction.parts[-1]
@@ -92,7 +92,7 @@ def _atomic(instruction: Instruction) -> Run:
 
 
 def _all_valid(c: Cohort, active: Array, addresses: Array, size: int) -> bool:
-    """Whether every active lane has an address in global memory; if not, the first without one is at fault."""
+    """Whether every active lane has an address in global memory; else the first without one is at fault."""
     try:
         load_global(c, active, addresses, size, 1)
     except SimulationError:
