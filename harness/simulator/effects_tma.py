@@ -165,9 +165,7 @@ def _load_tiles(
                 for tensor, mine in each(tensors)
             ]
             data = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            cells = machine.shared.chunks()
-            place = offsets[issue, None] // 16 + np.arange(size // 16)
-            cells[rows[:, None], place] = data.view(cells.dtype)[issue]
+            machine.shared.write_tiles(rows, offsets[issue], data[issue] if multicast else data)
             machine.shared.mark_loaded(rows, offsets[issue], size, machine.step)
         if exits is not None:
             exits.complete(issuers, epochs, keys, machine.mbarriers.phase[keys])

@@ -39,6 +39,7 @@ from harness.simulator.ptx import Symbol
 from harness.simulator.shared import MAX_STEPS, RANK_SHIFT, SharedMemory
 from harness.simulator.shared_races import SharedRaces
 from harness.simulator.specials import special_registers
+from harness.simulator.tensors_used import Tensor
 from harness.simulator.thread_order import ThreadOrder
 from harness.simulator.timing import Units
 
@@ -132,6 +133,8 @@ class Machine:
         self.live_warps = np.full(self.rows, warps_per_cta)
         self.step = 1
         self.unit_state: dict[str, Any] = {}  # what kinds of units keep for the whole machine (tensor memory)
+        # What `tensors_used` has found in parameters.
+        self.tensors_used: dict[tuple[bytes, bytes], list[list[Tensor]]] = {}
         self._events: list[tuple[float, int, Callable[[], None], Callable[[], str] | None]] = []
         self._order = 0
         self._specials = special_registers(self)

@@ -221,6 +221,15 @@ class SharedMemory:
         may_be_read: Array = ((fenced | covered | by_async) & (stamps != 0)).all(1)
         return may_be_read
 
+    def write_tiles(self, rows: Array, offsets: Array, data: npt.NDArray[np.uint8]) -> None:
+        """Put `data` [n, size], whole chunks, at `offsets` [n] of CTAs `rows` [n]."""
+        cells, tiles = self.chunks(), data.view(CHUNK)
+        first, count = int(offsets[0]) // CHUNK.itemsize, tiles.shape[1]
+        if (offsets == offsets[0]).all():  # a fifth of the time
+            cells[rows, first : first + count] = tiles
+        else:
+            cells[rows[:, None], offsets[:, None] // CHUNK.itemsize + np.arange(count)] = tiles
+
     def chunks(self) -> npt.NDArray[np.void]:
         """The same bytes as 16-byte chunks [rows, size / 16]."""
         return self.bytes.view(CHUNK)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from functools import cached_property
 
 from harness.simulator.errors import SimulationError
 
@@ -58,7 +59,7 @@ class DataType(Enum):
     def driver_number(self) -> int:
         return self.value[0]
 
-    @property
+    @cached_property
     def global_bits(self) -> int:
         """Bits of one element in global memory."""
         return _GLOBAL_BITS.get(self, 32)
@@ -68,7 +69,7 @@ class DataType(Enum):
         """Bits that an element takes of shared memory."""
         return 8 if self.padded else self.global_bits
 
-    @property
+    @cached_property
     def padded(self) -> bool:
         """Whether each 16 elements take 16 bytes of shared memory, data first, whatever their width."""
         return self in (DataType.PACKED_16U4_ALIGN16B, DataType.PACKED_16U6_ALIGN16B)
@@ -142,6 +143,14 @@ class TensorMap:
     nan_fill: bool = False
     spans_128_kib: bool = True
     kind: int = KINDS[0]
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Of what tells most maps apart: an enum's hash is slow, and every step of a copy asks a cache."""
+        return hash((self.address, self.extents, self.strides, self.box))
 
     @property
     def rank(self) -> int:

@@ -63,7 +63,16 @@ def check_alignment(addresses: Array, what: str) -> None:
 def tensors_used(c: Cohort, warps: Array, maps: Array) -> list[list[Tensor]]:
     """The tensor maps at `maps` [n] that issues of `warps` [n] use, those of boxes alike together."""
     machine = c.machine
-    rows = c.rows[warps]
+    if maps.min() < PARAM_BASE:  # in memory, where maps may change
+        return _tensors(machine, c.rows[warps], maps)
+    known = machine.tensors_used
+    key = maps.tobytes(), c.warps[warps].tobytes()
+    if key not in known:
+        known[key] = _tensors(machine, c.rows[warps], maps)
+    return known[key]
+
+
+def _tensors(machine: Machine, rows: Array, maps: Array) -> list[list[Tensor]]:
     _, keys = np.unique(maps, return_inverse=True)
     if len(machine.grids.launches) > 1:
         keys = keys * len(machine.grids.launches) + machine.launch_of_row[rows]

@@ -46,6 +46,7 @@ def swizzle_phase(address: Indices, swizzle: Swizzle) -> Indices:
     return address & ((1 << _SWIZZLE_BITS[swizzle][1]) - 1 << 7)
 
 
+@functools.lru_cache(maxsize=256)
 def counts(m: TensorMap) -> tuple[int, ...]:
     """Elements that a box takes along each dimension (cuda.h, cuTensorMapEncodeTiled, `elementStrides`).
 
@@ -55,11 +56,13 @@ def counts(m: TensorMap) -> tuple[int, ...]:
     return (m.box[0], *(-(-extent // stride) for extent, stride in outer))
 
 
+@functools.lru_cache(maxsize=256)
 def shared_bytes(m: TensorMap) -> int:
     """Bytes of shared memory that a box covers, gaps of padded types included."""
     return math.prod(counts(m)) * m.data_type.shared_bits // 8
 
 
+@functools.lru_cache(maxsize=256)
 def transaction_bytes(m: TensorMap) -> int:
     """What a load of one box adds to its mbarrier's transaction count: the whole box, whatever is in bounds.
 
@@ -112,6 +115,7 @@ def box_of(m: TensorMap, unit: int, phase: int) -> Box:
     return Box(row, column // unit, (row_bytes[row] + column) // unit, gap, row_coordinates)
 
 
+@functools.lru_cache(maxsize=256)
 def check_supported(m: TensorMap) -> None:
     """Raises `SimulationError` for what the simulator does not copy rather than guessing."""
     if m.interleave is not Interleave.NONE:

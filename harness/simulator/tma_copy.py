@@ -7,6 +7,7 @@ stored. Shared memory is seen as the bytes [G, shared_bytes] from each issue's s
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,7 +71,7 @@ def load(m: TensorMap, memory: GlobalMemory, coordinates: Indices, destinations:
     `destinations` int [G] are the shared addresses, which the swizzle depends on. The gaps of padded types
     are zero. See `transaction_bytes` for what they add to the mbarrier.
     """
-    coordinates = coordinates.astype(np.intp)
+    coordinates = coordinates.astype(np.intp, copy=False)
     unit = _unit(m, coordinates)
     parts = _parts(m, unit, coordinates, destinations)
     loaded = [_gather(m, memory, unit, part) for part in parts]
@@ -89,7 +90,7 @@ def store(m: TensorMap, memory: GlobalMemory, coordinates: Indices, sources: Ind
 
     Raises `SimulationError` for negative coordinates (PTX ISA, restrictions on tensor copies).
     """
-    coordinates = coordinates.astype(np.intp)
+    coordinates = coordinates.astype(np.intp, copy=False)
     _check_store(m, coordinates)
     unit = _unit(m, coordinates)
     units = np.ascontiguousarray(data).view(_UNITS[unit])
@@ -108,7 +109,7 @@ def reduce_add(
 
     Raises `SimulationError` as `store` does, and for a type that this does not add.
     """
-    coordinates = coordinates.astype(np.intp)
+    coordinates = coordinates.astype(np.intp, copy=False)
     _check_store(m, coordinates)
     if m.data_type not in _REDUCED:
         raise SimulationError(f"TMA reduction of {m.data_type.name} is not simulated")
@@ -168,11 +169,32 @@ def _parts(m: TensorMap, unit: int, coordinates: Indices, addresses: Indices) ->
     if (addresses % LINE_BYTES).any():
         first = int(addresses[(addresses % LINE_BYTES).argmax()])
         raise SimulationError(f"shared address {first} of a TMA box: a multiple of {LINE_BYTES}")
+    phases = swizzle_phase(addresses, m.swizzle).astype(np.intp, copy=False)
+    start = coordinates[:, 0]
+    if start.min() < 0 or start.max() + m.box[0] > m.extents[0]:
+        return _cut(m, unit, coordinates, phases)
+    # Copies of a K loop differ in their first coordinate only.
+    units = start * m.data_type.global_bits // 8 // unit
+    rows = _cut_rows(m, unit, coordinates[:, 1:].tobytes(), phases.tobytes())
+    return [_Part(one.issues, one.origins + units[one.issues], one.box, one.valid) for one in rows]
+
+
+@functools.lru_cache(maxsize=64)
+def _cut_rows(m: TensorMap, unit: int, outer: bytes, phases: bytes) -> list[_Part]:
+    """`_cut` of boxes at 0 in dimension 0, and at `outer` in the others."""
+    phase = np.frombuffer(phases, np.intp)
+    coordinates = np.zeros((len(phase), m.rank), np.intp)
+    coordinates[:, 1:] = np.frombuffer(outer, np.intp).reshape(-1, m.rank - 1)
+    return _cut(m, unit, coordinates, phase)
+
+
+def _cut(m: TensorMap, unit: int, coordinates: Indices, phases: Indices) -> list[_Part]:
+    """Boxes at `coordinates` [n, rank], parted by their swizzle's phase and by whether the tensor's edge cuts
+    them."""
     start_bytes = coordinates[:, 0] * m.data_type.global_bits // 8
     origins = (start_bytes + coordinates[:, 1:] @ np.array(m.strides, np.intp)) // unit
     inside = (coordinates >= 0) & (coordinates + _reach(m) <= np.array(m.extents, np.intp))
     whole: Mask = np.all(inside, axis=1)
-    phases = swizzle_phase(addresses, m.swizzle)
     parts = []
     for phase, complete in sorted(set(zip(phases.tolist(), whole.tolist(), strict=True))):
         issues = np.flatnonzero((phases == phase) & (whole == complete))
