@@ -23,7 +23,7 @@ from harness.simulator.timing import Untimed
 # CTAs that one machine holds, give or take half: enough for numpy to be busy, few enough for their shared
 # memory to fit.
 RESIDENT = 528
-# The search for races remembers every agent's last read of every word: some 10 MB for each CTA. Half as many
+# The search for races remembers every warp's last read of every word: some 3 MB for each CTA. Half as many
 # take a quarter longer, twice as many gain little.
 RESIDENT_WITH_RACES = 32
 
