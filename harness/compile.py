@@ -34,8 +34,13 @@ from kernels.problem import RouterProblem
 CUBIN = "kernel.cubin"
 PTX = "kernel.ptx"
 
+
+class OtherTargetError(RuntimeError):
+    """This process has begun to compile for another target."""
+
+
 # Raised for reasons of the machine, not of the candidate: reported, but not remembered for the next run.
-ENVIRONMENT_ERRORS = (ImportError, MemoryError, OSError)
+ENVIRONMENT_ERRORS = (ImportError, MemoryError, OSError, OtherTargetError)
 
 
 def prepare_process(target: str) -> None:
@@ -43,11 +48,12 @@ def prepare_process(target: str) -> None:
 
     Raises:
         ToolchainError: for an unknown target.
-        RuntimeError: when the DSL was imported before, for another target.
+        OtherTargetError: when the DSL was imported before, for another target.
     """
     check_target(target)
     if "cutlass" in sys.modules and os.environ.get("CUTE_DSL_ARCH") != target:
-        raise RuntimeError(f"this process compiles for {os.environ.get('CUTE_DSL_ARCH')}, not for {target}")
+        begun = os.environ.get("CUTE_DSL_ARCH")
+        raise OtherTargetError(f"this process compiles for {begun}, not for {target}")
     os.environ["CUTE_DSL_ARCH"] = target
     os.environ["CUTE_DSL_KEEP"] = "ptx,cubin"
     # The DSL also writes what it keeps to files, by default into the working directory.

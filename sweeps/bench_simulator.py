@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.cache import ArtifactCache
-from harness.compile import compile_cached
+from harness.compile_pool import CompilePool
 from harness.executor import DEFAULT_M_VALUES, MeasurePlan
 from harness.pack_outputs import answer, inputs_at
 from harness.simulator.runner import SimulatorRunner, Sm90aRunner, Sm100aRunner
@@ -36,7 +36,8 @@ def simulator_cost(family_name: str) -> SimulatorCost:
     kernels, target, problem = family(family_name), FAMILIES[family_name], preset(DEFAULT_PRESET)
     config = kernels.default_config(problem, M)
     torch.set_num_threads(1)  # the reference's, too
-    result = compile_cached(ArtifactCache().root, kernels, problem, config, target)
+    with CompilePool(ArtifactCache(), workers=1) as pool:  # a process compiles for one target only
+        result = pool.submit(kernels, problem, config, target).result()
     if result.artifact is None:
         raise RuntimeError(f"{family_name}: {result.reason}")
     runner = RUNNERS[family_name]()

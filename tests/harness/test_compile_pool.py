@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from harness.artifact import LAUNCHER
-from harness.cache import ArtifactCache
-from harness.compile import CUBIN, PTX
+from harness.cache import ArtifactCache, artifact_key
+from harness.compile import CUBIN, PTX, compile_cached
 from harness.compile_pool import CompilePool, CompileResult
 from harness.record import Outcome, Resources
 from harness.resources import read_resources, with_dynamic_smem, with_tensor_memory
-from harness.toolchain import ToolchainError
+from harness.toolchain import ToolchainError, compiler_versions
 from kernels.problem import RouterProblem
 from tests.harness.tiny_family import LOCAL_FLOATS, PROBLEM, TARGET, TinyConfig, TinyFamily
 
@@ -119,6 +121,18 @@ def test_what_is_not_a_cubin_is_refused() -> None:
         read_resources(b"PTX")
     with pytest.raises(ValueError, match="not a cubin"):
         read_resources(Path("/proc/self/exe").read_bytes())
+
+
+def test_a_process_of_another_target_is_not_the_configs_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is remembered: it had made a config uncompilable for whoever used the cache next."""
+    monkeypatch.setitem(sys.modules, "cutlass", ModuleType("cutlass"))
+    monkeypatch.setenv("CUTE_DSL_ARCH", "sm_100a")
+    result = compile_cached(tmp_path, FAMILY, PROBLEM, TinyConfig(), TARGET)
+    assert "this process compiles for sm_100a, not for sm_90a" in result.reason
+    key = artifact_key(FAMILY, PROBLEM, TinyConfig(), TARGET, compiler_versions())
+    assert ArtifactCache(tmp_path).lookup(key) is None
 
 
 class BrokenDsl(TinyFamily):
