@@ -7,7 +7,8 @@ version or a malformed record raises `RecordError` with one line. Times are micr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -174,7 +175,9 @@ class TrialRecord:
     outcome: Outcome
     source: Source
     reason: str = ""  # one line; empty when ok
-    role: str = "candidate"  # or "baseline": the two-kernel path measured beside the candidates
+    # Or "baseline": the two-kernel path measured beside the candidates; or "confirmation": a finalist of
+    # either, measured again.
+    role: str = "candidate"
     artifact_key: str = ""
     resources: tuple[Resources, ...] = ()
     check: CheckResult | None = None
@@ -189,6 +192,24 @@ class TrialRecord:
     def at(self, m: int) -> Measurement | None:
         """The measurement at `m` tokens, or None."""
         return next((x for x in self.measurements if x.m == m), None)
+
+
+def two_kernel_records(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """The baselines of a study's records.
+
+    A sweep that was stopped may have measured the two-kernel path only beside the finalists: then the
+    confirmations of configs that are no candidate's.
+    """
+    by_role: dict[str, list[TrialRecord]] = defaultdict(list)
+    for record in records:
+        by_role[record.role].append(record)
+    tried = {_identity(record) for record in by_role["candidate"]}
+    late = (record for record in by_role["confirmation"] if _identity(record) not in tried)
+    return tuple(by_role["baseline"] or late)
+
+
+def _identity(record: TrialRecord) -> tuple[object, ...]:
+    return record.family, *sorted(record.config.items())
 
 
 def to_json(record: TrialRecord) -> bytes:

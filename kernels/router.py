@@ -91,7 +91,7 @@ def run_nvfp4_fused_router(
     if device.type == "cuda":
         _target(device)  # or refuse it, before anything is compiled for it
     require_activation_scale(activation_scale, activations, weight, quantize_activations)
-    take = nvfp4_operands if _operand_format(device) is OperandFormat.NVFP4 else bf16_operands
+    take = nvfp4_operands if operand_format(device) is OperandFormat.NVFP4 else bf16_operands
     operands, alpha = take(activations, weight, problem, quantize_activations, activation_scale)
     bias = bias_operand(bias, problem, device)
     m = operands[0].shape[0]
@@ -160,8 +160,8 @@ def _target(device: torch.device) -> str:
     return TARGETS[capability]
 
 
-def _operand_format(device: torch.device) -> OperandFormat:
-    """What the device's kernels multiply; bf16 where there are none, which `_target` refuses later."""
+def operand_format(device: torch.device) -> OperandFormat:
+    """What the device's kernels multiply; bf16 where there are none."""
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     target = TARGETS.get(capability) if capability else None
     return family(FAMILIES[target, "fused"]).operands if target else OperandFormat.BF16

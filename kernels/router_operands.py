@@ -7,7 +7,6 @@ import torch
 from kernels.family import OperandFormat
 from kernels.linear import Nvfp4Linear
 from kernels.nvfp4 import Nvfp4Tensor
-from kernels.nvfp4_layout import BLOCK, swizzled_shape
 from kernels.problem import RouterProblem
 from kernels.quantize.operands import alpha_of, dequantized_operand, quantized_operand
 from kernels.streams import settle
@@ -35,16 +34,8 @@ def nvfp4_operands(
     _require_activations(activations, problem, device)
     if not quantize:
         raise ValueError("quantize_activations = False: this GPU's kernels multiply NVFP4, leave it at True")
-    if len(activations) == 0:
-        return (*_no_tokens(problem, device), *b.as_bytes()), b.global_scale.reshape(1)
     a, alpha = quantized_operand(activations, b.global_scale, OperandFormat.NVFP4, activation_scale)
     return (*a, *b.as_bytes()), alpha
-
-
-def _no_tokens(problem: RouterProblem, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The bytes of no token's elements and scales: there is no largest magnitude to quantize by."""
-    packed = torch.empty(0, problem.hidden // 2, dtype=torch.uint8, device=device)
-    return packed, torch.empty(swizzled_shape(0, problem.hidden // BLOCK), dtype=torch.uint8, device=device)
 
 
 def bf16_operands(
@@ -64,7 +55,7 @@ def bf16_operands(
     _require_activations(activations, problem, b.device)
     if b_scale is None:
         return (activations, b), _constant(1, 1.0, b.device)
-    if not quantize or len(activations) == 0:
+    if not quantize:
         return (activations, b), alpha_of(_constant(1, 1.0, b.device), b_scale)
     (a,), alpha = quantized_operand(activations, b_scale, OperandFormat.BF16, activation_scale)
     return (a, b), alpha

@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from harness.record import Outcome, TrialRecord
+from harness.record import Outcome, TrialRecord, two_kernel_records
 from results.choose import Choice, choose_all
 from results.markdown import number
 from results.stats import Verdict
-from results.study import Study, config_key, timed_group, usable
+from results.study import Study, timed_group, usable
 from results.style import (
     BLUE,
     GREY,
@@ -165,7 +165,9 @@ def draw_progress(study: Study) -> Figure | None:
     axes.scatter(trials[won], best[won], s=26, color=BLUE, edgecolors="white", linewidths=0.8, zorder=4)
     ends = [(f"best so far\n{best[-1]:.2f} × floor", BLUE, float(best[-1]))]
     shown = [*values, best[-1]]
-    if baselines := [ratios for record in _two_kernels(study) if (ratios := _log_ratios(record, study))]:
+    if baselines := [
+        ratios for record in two_kernel_records(study.records) if (ratios := _log_ratios(record, study))
+    ]:
         two_kernels = float(np.exp(np.min(baselines, axis=0).mean()))
         shown.append(two_kernels)
         ends.append((f"two kernels\n{two_kernels:.2f} × floor", VERMILION, two_kernels))
@@ -200,14 +202,6 @@ def _draw_failures(axes: Axes, failed: dict[Outcome, list[int]]) -> None:
     axes.tick_params(axis="x", length=0, labelbottom=False)
     axes.tick_params(axis="y", length=0)
     axes.spines["bottom"].set_visible(False)
-
-
-def _two_kernels(study: Study) -> tuple[TrialRecord, ...]:
-    """The records of the two-kernel path: a sweep that was stopped may have measured it only beside the
-    finalists, where a config that is no candidate's is the baseline's."""
-    candidates = {config_key(record) for record in study.candidates}
-    late = tuple(record for record in study.confirmations if config_key(record) not in candidates)
-    return study.baselines or late
 
 
 def _log_ratios(record: TrialRecord, study: Study) -> list[float]:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+import pandas as pd
 import torch
 
 from harness.cuda_runner import DEVICE, CudaRunner
 from harness.executor import DEFAULT_M_VALUES
 from harness.graph_timer import time_launches
 from harness.timing import summarize
-from harness.toolchain import TARGETS
-from kernels.families import family
 from kernels.family import OperandFormat
 from kernels.nvfp4 import (
     Nvfp4Tensor,
@@ -28,6 +28,7 @@ from kernels.nvfp4 import (
 )
 from kernels.problem import DEFAULT_PRESET, preset
 from kernels.quantize.operands import dequantized_operand, quantized_operand
+from kernels.router import operand_format
 
 SAMPLES = 20
 WEIGHT_ROWS = 16  # the weight's global scale is all that is read of it
@@ -92,9 +93,7 @@ def quantization_report() -> list[str]:
     """A line of what was timed on this machine's GPU and a table of it; without one, a line that says so."""
     if not torch.cuda.is_available():
         return ["quantization of activations: not timed, there is no GPU"]
-    of_fp4 = {TARGETS[target] for target in family("fused_sm100").targets}
-    fp4 = torch.cuda.get_device_capability() in of_fp4
-    output = OperandFormat.NVFP4 if fp4 else OperandFormat.BF16
+    output = operand_format(torch.device(DEVICE))
     runner = CudaRunner()
     times = quantization_times(output, DEVICE, runner.rates().copy_bytes_per_s)
     head = f"quantization of activations on {runner.device().name}, to {output}, us, warm:"
@@ -103,13 +102,17 @@ def quantization_report() -> list[str]:
 
 def quantization_table(times: Sequence[QuantizationTimes]) -> list[str]:
     """Aligned rows under a header; the last column is the ratio to torch's time."""
-    rows = [("M", "kernels", "calibrated", "torch", "quantized before", "floor", "torch / kernels")]
-    for at in times:
-        before = "" if at.dequantized_us is None else f"{at.dequantized_us:.2f}"
-        us = (f"{at.kernels_us:.2f}", f"{at.calibrated_us:.2f}", f"{at.torch_us:.2f}", before)
-        rows.append((str(at.m), *us, f"{at.floor_us:.2f}", f"{at.torch_us / at.kernels_us:.1f}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    rows = {
+        "M": [at.m for at in times],
+        "kernels": [at.kernels_us for at in times],
+        "calibrated": [at.calibrated_us for at in times],
+        "torch": [at.torch_us for at in times],
+        "quantized before": np.array([at.dequantized_us for at in times], float),
+        "floor": [at.floor_us for at in times],
+        "torch / kernels": [f"{at.torch_us / at.kernels_us:.1f}" for at in times],
+    }
+    text: str = pd.DataFrame(rows).to_string(index=False, na_rep="", float_format="%.2f")
+    return text.splitlines()
 
 
 def _median_us(launch: Callable[[], object]) -> float:

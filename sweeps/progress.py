@@ -10,9 +10,8 @@ from typing import Self
 
 from tqdm import tqdm
 
-from harness.record import Outcome, Source, TrialRecord
+from harness.record import Outcome, Source, TrialRecord, two_kernel_records
 from sweeps.objective import PENALTY, Metric
-from sweeps.space import config_id
 
 
 class Progress:
@@ -57,11 +56,7 @@ def summary(records: Sequence[TrialRecord], metric: Metric, m_values: Sequence[i
     candidates = [record for record in records if record.role == "candidate"]
     outcomes = Counter(record.outcome for record in candidates)
     lines = [f"{len(candidates)} configs: " + ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items())]
-    tried = {(record.family, config_id(record.config)) for record in candidates}
-    again = [record for record in records if record.role == "confirmation"]
-    baselines = [record for record in records if record.role == "baseline"] or [
-        record for record in again if (record.family, config_id(record.config)) not in tried
-    ]
+    baselines = two_kernel_records(records)
     rows = []
     for m in m_values:
         best = _fastest(candidates, m, metric)

@@ -35,14 +35,17 @@ def quantized_operand(
         output: NVFP4 gives packed uint8 [M, K/2] and swizzled scales uint8; BF16 their exact product [M, K].
         global_scale: the activations', one fp32; None takes it from their largest magnitude.
 
-    Raises `ValueError` for a K that is not a multiple of 64, and for more than 2^32 elements.
+    No tokens have no largest magnitude: their operand is empty, and alpha any number. Raises `ValueError` for
+    a K that is not a multiple of 64, and for more than 2^32 elements.
     """
+    m, hidden = x.shape
+    if m == 0:
+        return _new_operand(m, hidden, output, x.device), weight_scale.reshape(1)
     if not _by_kernels(x):
         t = quantize_activation_nvfp4(x, global_scale)
         alpha = global_alpha(t.global_scale, weight_scale)
         return (t.as_bytes() if output is OperandFormat.NVFP4 else (dequantize_exact_bf16(t),)), alpha
     _require_countable(x.shape)
-    m, hidden = x.shape
     new = partial(torch.empty, device=x.device)
     calibrated = global_scale is not None
     scale = new(1) if global_scale is None else global_scale.reshape(1)

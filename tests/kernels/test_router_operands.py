@@ -128,7 +128,7 @@ def test_a_constant_is_kept_once_its_stream_was_waited_for(monkeypatch: pytest.M
 def test_what_an_nvfp4_kernel_cannot_take_is_named(
     changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernels.router._operand_format", lambda device: OperandFormat.NVFP4)
+    monkeypatch.setattr("kernels.router.operand_format", lambda device: OperandFormat.NVFP4)
     arguments: dict[str, Any] = {"activations": activations(), "weight": layer(), "problem": PROBLEM}
     with pytest.raises(ValueError, match=r".") as refused:
         run_nvfp4_fused_router(**(arguments | changes), bias=torch.zeros(32))
@@ -158,7 +158,7 @@ def spread(t: torch.Tensor) -> torch.Tensor:
 def test_each_tensor_of_quantized_activations_is_looked_at(
     change: dict[str, Any], message: str, format_: OperandFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernels.router._operand_format", lambda device: format_)
+    monkeypatch.setattr("kernels.router.operand_format", lambda device: format_)
     parts = vars(quantize_activation_nvfp4(activations()))
     quantized = Nvfp4Tensor(**{name: change.get(name, lambda t: t)(part) for name, part in parts.items()})
     with pytest.raises(ValueError, match=r".") as refused:
