@@ -90,6 +90,16 @@ def test_quantization_by_other_bits_is_noticed(
         monkeypatch.undo()
 
 
+def test_a_timed_launch_does_not_dequantize_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = raw()
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the weight is dequantized in a launch that is timed")
+
+    monkeypatch.setattr("kernels.linear.dequantize_exact_bf16", fail)
+    given.quantized(PROBLEM, OperandFormat.BF16)
+
+
 def test_raw_sets_are_the_same_for_every_trial() -> None:
     cache = InputCache("cpu", 1 << 30)
     first = cache.raw_sets(PROBLEM, M, 2)
