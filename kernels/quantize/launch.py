@@ -10,7 +10,7 @@ from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream
 
 from kernels.family import OperandFormat
 from kernels.nvfp4_layout import BLOCK, SCALE_COLUMNS, swizzled_shape
-from kernels.quantize.quantizer import MAX_PARTIALS, ActivationDequantizer, ActivationQuantizer, launch_alpha
+from kernels.quantize.quantizer import MAX_CTAS, ActivationDequantizer, ActivationQuantizer, launch_alpha
 
 ALIGNMENT = 16  # of what is loaded and stored 16 bytes at a time
 HIDDEN_STEP = BLOCK * SCALE_COLUMNS
@@ -22,7 +22,7 @@ def compile_quantizer(hidden: int, output: OperandFormat, calibrated: bool) -> A
     x             [M, hidden] bf16
     weight_scale  [1] fp32, the weight's global scale
     global_scale  [1] fp32, the activations': read when `calibrated`, otherwise computed and written
-    partials      [MAX_PARTIALS] int32, scratch: nothing in it need be kept or cleared
+    partials      [MAX_CTAS] int32, scratch: nothing in it need be kept or cleared
     operand       NVFP4: uint8 [M, hidden / 2] and the scales uint8 of `swizzled_shape(M, hidden / 16)`
                   BF16: the exact dequantization bf16 [M, hidden]
     alpha         [1] fp32, written: 1 / (global_scale * weight_scale)
@@ -32,7 +32,7 @@ def compile_quantizer(hidden: int, output: OperandFormat, calibrated: bool) -> A
     _require_whole_words(hidden)
     quantizer = ActivationQuantizer(hidden, output, calibrated)
     m = cute.sym_int32()
-    given = _matrix(BFloat16, m, hidden), *_scales(2), _vector(Int32, MAX_PARTIALS)
+    given = _matrix(BFloat16, m, hidden), *_scales(2), _vector(Int32, MAX_CTAS)
     if output is OperandFormat.NVFP4:
         return _compile(quantizer, *given, *_quantized(m, hidden), *_scales(1))
 

@@ -1,7 +1,8 @@
 """Activations as a router's GEMM takes them, and alpha: by kernels on a CUDA device, elsewhere by torch.
 
 Both give the same bits. The kernels are one launch, or two where the global scale is not known yet, and none
-waits for the host; torch takes some thirty, 0.2 ms of an H200 for one token (2026-11-28).
+waits for the host: 2.5 us of an H200 for one token, where torch takes some thirty launches and 108 us
+(2026-11-29).
 """
 
 from __future__ import annotations
@@ -86,9 +87,9 @@ def alpha_of(global_scale: Tensor, weight_scale: Tensor) -> Tensor:
 
 def partial_count() -> int:
     """How many int32 a quantizer wants to write its CTAs' results to."""
-    from kernels.quantize.quantizer import MAX_PARTIALS
+    from kernels.quantize.quantizer import MAX_CTAS
 
-    return MAX_PARTIALS
+    return MAX_CTAS
 
 
 def _by_kernels(tensor: Tensor) -> bool:

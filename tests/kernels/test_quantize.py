@@ -5,6 +5,7 @@ What the torch code itself computes is compared with scalar formulas in `test_nv
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import pairwise
 
 import pytest
@@ -16,7 +17,9 @@ from kernels.family import OperandFormat
 from kernels.nvfp4 import (
     E2M1_VALUES,
     Nvfp4Tensor,
+    decode_e2m1,
     dequantize_exact_bf16,
+    encode_e2m1,
     global_alpha,
     quantize_activation_nvfp4,
 )
@@ -30,6 +33,7 @@ pytestmark = pytest.mark.compiles
 WEIGHT_SCALE = 3.7
 CALIBRATED = 41.0  # of normal data, whose own scale is about 700: every block's scale is small
 SCALE_COLUMNS = HIDDEN // BLOCK
+STEP_ROWS = 1056 * 256 * 8 // HIDDEN  # as many as all threads of 1,056 CTAs take at once, 8 elements each
 
 
 @pytest.fixture(scope="module", params=["sm_90a", "sm_100a"])
@@ -84,8 +88,7 @@ CASES = {
     "huge": lambda: (normal(3, 5).float() * 1e38).bfloat16(),
     "every bf16": every_bf16,
     "ties": ties,
-    # 528 CTAs of 256 vectors take 5,632 rows in one step.
-    "more than one step": lambda: normal(5700, 6),
+    "more than one step": lambda: normal(STEP_ROWS + 50, 6),
 }
 
 
@@ -111,9 +114,21 @@ def same(one: torch.Tensor, other: torch.Tensor) -> bool:
 def test_quantized_as_torch_does(
     kernels: Quantizers, output: OperandFormat, calibrated: bool, case: str
 ) -> None:
-    x = CASES[case]()
-    m = len(x)
     given = torch.full((1,), CALIBRATED) if calibrated else None
+    compare_with_torch(kernels, output, CASES[case](), given)
+
+
+def test_a_thread_may_take_many_vectors(kernels: Quantizers) -> None:
+    """Four at a time to find the largest magnitude, which is in the last row here."""
+    x = normal(4 * STEP_ROWS + 50, 7)
+    x[-1, -1] = 50.0
+    compare_with_torch(kernels, OperandFormat.NVFP4, x, None)
+
+
+def compare_with_torch(
+    kernels: Quantizers, output: OperandFormat, x: torch.Tensor, given: torch.Tensor | None
+) -> None:
+    m, calibrated = len(x), given is not None
     expected = quantize_activation_nvfp4(x, given)
     weight_scale, device = torch.full((1,), WEIGHT_SCALE), kernels.device
     global_scale, alpha = (poison((1,), torch.float32, device) for _ in range(2))
@@ -165,17 +180,37 @@ def test_nothing_spills(kernels: Quantizers, name: str) -> None:
     assert all(entry.local_bytes == 0 for entry in read_resources(cubin))
 
 
-def test_rounding_needs_no_division() -> None:
-    """A quotient exceeds a threshold as its dividend does the threshold's multiple, for every scale."""
+def near_thresholds() -> tuple[torch.Tensor, torch.Tensor]:
+    """Dividends [n] within 8 ulp of where a code begins, under every e4m3 scale, and the scales [n]."""
     scales = torch.arange(1, 127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
     middles = torch.tensor([(a + b) / 2 for a, b in pairwise(E2M1_VALUES)])
-    least = scales.unsqueeze(1) * middles
-    assert torch.equal(least.double(), scales.double().unsqueeze(1) * middles.double()), "exact"
-    bits = least.view(torch.int32).unsqueeze(2) + torch.arange(-64, 65, dtype=torch.int32)
-    y, scale = bits.view(torch.float32), scales.view(-1, 1, 1)
-    threshold = middles.view(1, -1, 1)
-    assert torch.equal(y / scale > threshold, y > least.unsqueeze(2))
-    assert torch.equal(y / scale >= threshold, y >= least.unsqueeze(2))
+    bits = (scales.unsqueeze(1) * middles).view(torch.int32).unsqueeze(2) + torch.arange(-8, 9).int()
+    y = bits.view(torch.float32)
+    return y.flatten(), scales.view(-1, 1, 1).expand_as(y).flatten()
+
+
+def test_one_correction_gives_the_rounded_quotient() -> None:
+    """Of a product with the reciprocal, in exact arithmetic but for what `round_e2m1` rounds."""
+    y, scale = near_thresholds()
+    product, reciprocal, quotient = y * (1 / scale), 1 / scale, y / scale
+    below, above = (quotient.nextafter(torch.tensor(end)) for end in (0.0, torch.inf))
+    columns = (each.tolist() for each in (y, scale, product, reciprocal, below, quotient, above))
+    for exact in zip(*columns, strict=True):
+        y_, scale_, product_, reciprocal_, below_, quotient_, above_ = map(Fraction, exact)
+        residual = y_ - product_ * scale_
+        assert Fraction(torch.tensor(float(residual), dtype=torch.float32).item()) == residual
+        corrected = product_ + residual * reciprocal_
+        assert (below_ + quotient_) / 2 < corrected < (quotient_ + above_) / 2
+
+
+def test_a_sum_rounds_a_quotient_to_e2m1() -> None:
+    from kernels.quantize.formats import EXPONENT, TO_HALVES
+
+    y, scale = near_thresholds()
+    quotient = torch.cat((y / scale, torch.arange(0, 6, 2**-12))).clamp(max=6.0)
+    power = quotient.clamp(min=1.0).view(torch.int32) & EXPONENT
+    large = (power + TO_HALVES).view(torch.float32)
+    assert torch.equal((quotient + large) - large, decode_e2m1(encode_e2m1(quotient)))
 
 
 @pytest.mark.parametrize("output", list(OperandFormat))
