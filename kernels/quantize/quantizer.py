@@ -123,7 +123,7 @@ class ActivationQuantizer:
         stride = ctas * THREADS
         steps = cute.ceil_div(vectors, stride)
         # From the end: what `largest` has read last may be in the L2 still. 6 % at 4,096 tokens of 7168,
-        # a little more than an H200's L2 holds (2026-11-29).
+        # as much as an H200's L2 holds (2026-11-29).
         vector = (steps - 1) * stride + cta * THREADS + thread
         loaded = cute.make_rmem_tensor((WORDS,), Int32)
         following = cute.make_rmem_tensor((WORDS,), Int32)
