@@ -3,7 +3,8 @@
 `tables/<target>.toml` holds `name = { value = ..., source = "measured | published | guessed: ..." }` in four
 sections: `chip` (sizes and rates) and, by the beginning of the opcode, `latency` (cycles until a result can
 be used), `issue` (cycles during which a scheduler can issue nothing else) and `stall` (cycles during which
-the warp itself goes no further, while its scheduler serves others).
+the warp itself goes no further, while its scheduler serves others). A table may say which other one it is
+`like`, and only what differs.
 """
 
 from __future__ import annotations
@@ -79,17 +80,19 @@ def _longest(table: dict[str, float], opcode: str) -> float:
 @cache
 def target_named(name: str) -> Target:
     """The table of `name`; raises `SimulationError` for a target without one."""
-    # sm_103a differs in nothing that the router uses but its clock and memory, which nobody has measured.
-    path = TABLES / f"{'sm_100a' if name == 'sm_103a' else name}.toml"
+    path = TABLES / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in TABLES.glob("*.toml")))
         raise SimulationError(f"no table for target {name!r}: known are {known}")
     raw = tomllib.loads(path.read_text())
+    like = target_named(raw["like"]) if "like" in raw else None
     sections: dict[str, Any] = {}
-    sources: dict[str, str] = {}
+    sources = dict(like.sources) if like else {}
     for section in SECTIONS:
-        sections[section] = {key: float(entry["value"]) for key, entry in raw[section].items()}
-        for key, entry in raw[section].items():
+        entries = raw.get(section, {})
+        sections[section] = dict(getattr(like, section)) if like else {}
+        sections[section] |= {key: float(entry["value"]) for key, entry in entries.items()}
+        for key, entry in entries.items():
             if not entry["source"].startswith(SOURCES):
                 raise SimulationError(f"{path.name}: {section}.{key} names no source of {', '.join(SOURCES)}")
             sources[f"{section}.{key}"] = entry["source"]
