@@ -80,7 +80,7 @@ def _load(instruction: Instruction, rank: int, multicast: bool, pair: bool) -> R
         if not len(warps):
             return
         check_alignment(to, "tile load to")
-        for tensors in tensors_used(c, warps, maps):
+        for tensors in tensors_used(c, warps, maps, rank):
             order = np.concatenate([tensor.issues for tensor in tensors])
             _load_tiles(
                 machine,

@@ -51,7 +51,7 @@ def store_of(instruction: Instruction, rank: int, copy: Callable[..., None]) -> 
         if not len(warps):
             return
         check_alignment(start, "tile store from")
-        for tensor in chain.from_iterable(tensors_used(c, warps, maps)):
+        for tensor in chain.from_iterable(tensors_used(c, warps, maps, rank)):
             mine = tensor.issues
             _store_tiles(
                 machine,

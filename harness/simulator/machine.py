@@ -134,7 +134,7 @@ class Machine:
         self.step = 1
         self.unit_state: dict[str, Any] = {}  # what kinds of units keep for the whole machine (tensor memory)
         # What `tensors_used` has found in parameters.
-        self.tensors_used: dict[tuple[bytes, bytes], list[list[Tensor]]] = {}
+        self.tensors_used: dict[tuple[bytes, bytes, int | None], list[list[Tensor]]] = {}
         self._events: list[tuple[float, int, Callable[[], None], Callable[[], str] | None]] = []
         self._order = 0
         self._specials = special_registers(self)

@@ -60,19 +60,22 @@ def check_alignment(addresses: Array, what: str) -> None:
         )
 
 
-def tensors_used(c: Cohort, warps: Array, maps: Array) -> list[list[Tensor]]:
-    """The tensor maps at `maps` [n] that issues of `warps` [n] use, those of boxes alike together."""
+def tensors_used(c: Cohort, warps: Array, maps: Array, rank: int | None = None) -> list[list[Tensor]]:
+    """The tensor maps at `maps` [n] that issues of `warps` [n] use, those of boxes alike together.
+
+    `rank`: how many coordinates the instruction gives. Raises `SimulationError` for a map of another rank.
+    """
     machine = c.machine
     if maps.min() < PARAM_BASE:  # in memory, where maps may change
-        return _tensors(machine, c.rows[warps], maps)
+        return _tensors(machine, c.rows[warps], maps, rank)
     known = machine.tensors_used
-    key = maps.tobytes(), c.warps[warps].tobytes()
+    key = maps.tobytes(), c.warps[warps].tobytes(), rank
     if key not in known:
-        known[key] = _tensors(machine, c.rows[warps], maps)
+        known[key] = _tensors(machine, c.rows[warps], maps, rank)
     return known[key]
 
 
-def _tensors(machine: Machine, rows: Array, maps: Array) -> list[list[Tensor]]:
+def _tensors(machine: Machine, rows: Array, maps: Array, rank: int | None) -> list[list[Tensor]]:
     _, keys = np.unique(maps, return_inverse=True)
     if len(machine.grids.launches) > 1:
         keys = keys * len(machine.grids.launches) + machine.launch_of_row[rows]
@@ -81,6 +84,8 @@ def _tensors(machine: Machine, rows: Array, maps: Array) -> list[list[Tensor]]:
         issues = np.flatnonzero(keys == key)
         address, row = int(maps[issues[0]]), int(rows[issues[0]])
         tensor_map = tensor_map_at(machine, address, row)
+        if rank is not None and tensor_map.rank != rank:
+            raise SimulationError(f"{rank} coordinates for a tensor map of rank {tensor_map.rank}")
         sizes = shared_bytes(tensor_map), transaction_bytes(tensor_map)
         alike[sizes].append(Tensor(address, tensor_map, machine.memory_of(row), issues))
     return list(alike.values())

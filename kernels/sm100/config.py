@@ -24,7 +24,7 @@ partial config as soon as they are known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kernels.family import ParamValue, Rule
 from kernels.nvfp4_layout import BLOCK, SCALE_ROWS
@@ -321,6 +321,16 @@ def _no_idle_tiles(problem: RouterProblem, c: Sm100Config) -> str | None:
     return None
 
 
+def _scale_blocks(problem: RouterProblem, c: Sm100Config) -> str | None:
+    # Blocks are the third dimension of their tensor map. Where a tile has more than there are, the DSL (4.8)
+    # gives it two coordinates all the same.
+    if not c.swap_operands and c.mma_n > SCALE_ROWS >= problem.experts:
+        return (
+            f"mma_n = {c.mma_n} takes two blocks of {SCALE_ROWS} scales: {problem.experts} experts have one"
+        )
+    return None
+
+
 def _multicast_a(problem: RouterProblem, c: Sm100Config) -> str | None:
     if c.multicast_a and c.expert_split == 1:
         return "multicast_a shares the tokens among the CTAs of an expert split, and there is none"
@@ -380,6 +390,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("cluster_m", "expert_split", "split_k"), _cluster_size),
     Rule((*_TILE_PARAMETERS, "cluster_m"), _swap),
     Rule(_EXPERT_PARAMETERS, _no_idle_tiles),
+    Rule(("mma_n", "swap_operands"), _scale_blocks),
     Rule(("expert_split", "multicast_a"), _multicast_a),
     Rule(("split_k", "stages"), _k_tiles),
     Rule(_TMEM_PARAMETERS, _tensor_memory),
@@ -393,8 +404,7 @@ RULES: tuple[Rule, ...] = (
 TWO_KERNEL_RULES: tuple[Rule, ...] = RULES[1:]
 
 
-# Tokens from which the 148 SMs of a B200 have tiles of 128 for nearly all of them.
-CROWD_M = 16_384
+SMS = 148  # of a B200
 
 
 def default_config(
@@ -402,19 +412,36 @@ def default_config(
 ) -> Sm100Config:
     """A legal config for any problem, untuned: the first legal one of those that suit about `m` tokens.
 
-    Nothing here has been measured: few tokens want experts and K spread over a cluster, many want large tiles
-    and both CTAs of a pair in one MMA. So many that every SM has a tile of its own want two warpgroups for
-    the top k, if the epilogue `routes` (modelled at M = 16384: 47 us against 69 with one).
+    Nothing here has been measured: few tokens want experts and K spread over a cluster, many want both CTAs
+    of a pair in one MMA. `routes`: the epilogue takes the top k, not the logits alone.
     """
     shapes = [*_shapes(m), *_any_shapes()]
-    if routes and m >= CROWD_M:
-        crowd = Sm100Config(mma_m=256, cta_group=2, cluster_m=2, stages=5, epi_warpgroups=2, epi_n=16)
-        shapes.insert(0, crowd)
+    if m > (2048 if routes else 1024):
+        shapes = [*_one_wave(problem, m, routes), *shapes]
     for config in shapes:
         if all(rule.reason(problem, config) is None for rule in rules):
             return config
     reason = next(filter(None, (rule.reason(problem, Sm100Config()) for rule in rules)))
     raise ValueError(f"{problem.name}: no default config is legal ({reason})")
+
+
+def _one_wave(problem: RouterProblem, m: int, routes: bool) -> list[Sm100Config]:
+    """Pairs of CTAs with a tile of experts each, the smallest that suit the SMs; else with all experts.
+
+    Two warpgroups take the top k: where an SM has a tile or little more, nothing else hides it. Modelled for
+    deepseek-v4-pro at M = 4096 and 8192: 26 and 32 us with tiles of 128 and 192 experts, 70 with one
+    warpgroup for all experts; at 16384, where only that is left, 47 and 70. Logits are written as fast by
+    one.
+    """
+    pair = Sm100Config(mma_m=256, cta_group=2, cluster_m=2, stages=5, epi_warpgroups=2, epi_n=16)
+    ctas = -(-m // (pair.cluster_m * pair.token_tile)) * pair.cluster_m
+    found = []
+    for mma_n in (64, 128, 192, 256):
+        split = -(-problem.experts // mma_n)
+        if split in SPACE["grid_split"] and ctas * split <= SMS and (split > 1 or not routes):
+            tile = replace(pair, mma_n=mma_n, grid_split=split)
+            found += [tile, replace(tile, acc_stages=1, early_release=True)]
+    return [*found, pair] if routes else found
 
 
 def _shapes(m: int) -> list[Sm100Config]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,9 @@ from harness.check_cases import generate
 from harness.check_rule import compare
 from harness.compile_pool import CompilePool
 from harness.compile_result import CompileResult
+from harness.operands import Outputs, unread_inputs
+from harness.simulator.errors import SimulationError
+from harness.simulator.model import Model
 from harness.simulator.run import Program
 from kernels.families import family
 from kernels.family import OperandFormat
@@ -36,6 +40,8 @@ ODD = RouterProblem("odd", hidden=544, experts=200, top_k=8, score=Score.SIGMOID
 SOFTMAX = RouterProblem("softmax", hidden=512, experts=130, top_k=3, score=Score.SOFTMAX, bias=False)
 # So split that the chip holds the clusters of 384 tokens only: more make a CTA go round twice.
 DEEP = RouterProblem("deep", hidden=2048, experts=384, top_k=6)
+# One block of 128 experts' scales.
+FEW = RouterProblem("few", hidden=2048, experts=128, top_k=8, score=Score.SOFTMAX, bias=False)
 PAIR: dict[str, Any] = {"mma_m": 256, "cta_group": 2, "cluster_m": 2}
 OVERLAP: dict[str, Any] = {"mma_n": 256, "acc_stages": 1, "early_release": True}
 
@@ -68,6 +74,8 @@ CASES: dict[str, tuple[RouterProblem, Sm100Config, int]] = {
     "softmax": (SOFTMAX, config(mma_n=128), 70),
     "two_kernel": (replace(SOFTMAX, renorm=False), two_kernel(split_k=2), 70),
     "two_kernel_vectors": (SMALL, two_kernel(mma_n=192), 70),
+    "default_for_many": (FEW, FUSED.default_config(FEW, 4096), 130),
+    "two_kernel_default_for_many": (FEW, TWO_KERNEL.default_config(FEW, 1 << 15), 130),
 }
 
 
@@ -115,3 +123,30 @@ def test_a_compiled_kernel_gives_the_references_ids_and_weights(
         )
         verdict = compare(ids, weights, expect(operands, problem).rows(slice(rows)), problem)
         assert not verdict.detail, f"{operands.name}: {verdict.detail}"
+
+
+@pytest.mark.parametrize("mma_n", [192, 256])
+def test_a_tile_of_more_scale_blocks_than_there_are_is_rightly_refused(mma_n: int, tmp_path: Path) -> None:
+    """The compiler takes it, and gives a tensor map too few coordinates. Checks and models say so."""
+    wide = config(mma_n=mma_n, acc_stages=1)
+    assert FUSED.illegal_reason(FEW, wide, "sm_100a") == (
+        f"mma_n = {mma_n} takes two blocks of 128 scales: 128 experts have one"
+    )
+    assert FUSED.illegal_reason(replace(FEW, experts=129), wide, "sm_100a") is None
+    with CompilePool(ArtifactCache(tmp_path), workers=1) as pool:
+        result = pool.submit(FUSED, FEW, wide, "sm_100a").result()
+    assert result.artifact is not None, result.reason
+    program = Program.of_folder(result.artifact.folder)
+    inputs = unread_inputs(FEW, 130, OperandFormat.NVFP4)
+    outputs = Outputs.poisoned(FEW, 130, FUSED.workspace_elements(FEW, wide, 130), "cpu")
+    arguments = (
+        *inputs.operands,
+        inputs.bias,
+        inputs.alpha,
+        outputs.workspace,
+        outputs.weights,
+        outputs.ids,
+    )
+    for run in (program.together, lambda calls: Model(program).microseconds(*calls)):
+        with pytest.raises(SimulationError, match="2 coordinates for a tensor map of rank 3"):
+            run([arguments])
