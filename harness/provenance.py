@@ -37,10 +37,14 @@ def git_commit(folder: Path = PROJECT_ROOT) -> str:
 
 
 def command_line() -> str:
-    """This process's command as a person would type it: the program without its folder, no password."""
+    """This process's command as a person would type it: the program without its folder, no password.
+
+    What is not UTF-8 in it is escaped: no record could hold it.
+    """
     program = Path(sys.argv[0])
     name = "routertune" if program.stem == "cli" else program.name
-    return without_passwords(shlex.join([name, *sys.argv[1:]]))
+    arguments = (argument.encode(errors="backslashreplace").decode() for argument in sys.argv[1:])
+    return without_passwords(shlex.join([name, *arguments]))
 
 
 def provenance(*, commit: str | None = None, command: str | None = None) -> Provenance:

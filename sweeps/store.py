@@ -117,6 +117,10 @@ def open_storage(storage: str, *, create: bool = False) -> RDBStorage:
     """The storage at a URL or a path, a file that cannot be written only to be read. Raises `StudyError` when
     it cannot be used, or when it is a file that does not exist and `create` is not given."""
     url = storage_url(storage)
+    if not _is_unicode(storage):
+        raise StudyError(
+            f"{storage!a}: not UTF-8, and the database takes nothing else: name it otherwise"
+        )
     if url == SQLITE.removesuffix("/") or url.startswith(f"{SQLITE}:memory:"):
         raise StudyError(f"{storage}: kept in memory, all would be lost at the end: name a file")
     engine: dict[str, Any] = {}
@@ -306,6 +310,15 @@ def records(study: optuna.Study) -> list[TrialRecord]:
             except RecordError as error:
                 raise StudyError(f"study {study.study_name!r}, trial {trial.number}: {error}") from None
     return found
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether an argument was UTF-8: of other bytes Python makes surrogates, which nobody takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require_writable(path: Path) -> None:

@@ -22,3 +22,8 @@ def test_a_copy_without_git_takes_the_commit_that_it_is_told(
 def test_a_command_names_the_program_not_its_folder(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", [program, "sweep", "--spec", "quick"])
     assert command_line() == "routertune sweep --spec quick"
+
+
+def test_a_command_that_is_not_utf_8_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["routertune", "sweep", "--spec", "\udcff.toml"])
+    assert command_line() == r"routertune sweep --spec '\udcff.toml'"

@@ -113,6 +113,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         ("sweep --spec small.toml --storage sqlite://", 4, "sqlite://: kept in memory, all would be lost"),
         ("sweep --spec small.toml --storage :memory:", 4, ":memory:: kept in memory, all would be lost"),
+        ("sweep --spec small.toml --storage x\udcff.db", 4, "'x\\udcff.db': not UTF-8, and the database"),
         ("sweep --spec small.toml --study ../x", 4, "--study '../x': only letters, digits, '.', '_' and '-'"),
         ("sweep --spec small.toml --executor cuda", 5, "no NVIDIA GPU is visible"),
         ("sweep --spec small.toml --cache file", 6, "cannot write the artifact cache"),
