@@ -118,9 +118,7 @@ def open_storage(storage: str, *, create: bool = False) -> RDBStorage:
     it cannot be used, or when it is a file that does not exist and `create` is not given."""
     url = storage_url(storage)
     if not _is_unicode(storage):
-        raise StudyError(
-            f"{storage!a}: not UTF-8, and the database takes nothing else: name it otherwise"
-        )
+        raise StudyError(f"{storage!a}: not UTF-8, and the database takes nothing else: name it otherwise")
     if url == SQLITE.removesuffix("/") or url.startswith(f"{SQLITE}:memory:"):
         raise StudyError(f"{storage}: kept in memory, all would be lost at the end: name a file")
     engine: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from harness.simulator.cohort import LANES, Cohort
 from harness.simulator.effects import Run, Wait, effect, wait
 from harness.simulator.effects_memory import shared_place
 from harness.simulator.errors import SimulationError
+from harness.simulator.ops_lanes import members_of
 from harness.simulator.ptx import Address, Instruction
 
 Array = npt.NDArray[Any]
@@ -251,7 +252,12 @@ def named_wait(instruction: Instruction) -> Wait:
 
 @effect("bar", "warp", "sync", flags="")
 def warp_sync(instruction: Instruction) -> Run:
-    return lambda c, m, *members: None
+    """Lanes of a cohort are in step anyway; who else is named may execute another one, unseen."""
+
+    def run(c: Cohort, m: Any, members: Any) -> None:
+        members_of(np.asarray(members).astype(np.uint32), c.active(m))
+
+    return run
 
 
 @effect("barrier", "cluster", "arrive", flags="release relaxed aligned")

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator.blame import origin
 from harness.simulator.cohort import LANES, Cohort
+from harness.simulator.copy_targets import check_arrival, check_target
 from harness.simulator.effects import Run, effect
 from harness.simulator.effects_barriers import barrier_places
 from harness.simulator.errors import NotSimulatedError, SimulationError
@@ -43,16 +45,19 @@ def try_cancel(instruction: Instruction) -> Run:
         first = machine.first_row_of_cluster[rows] if everywhere else rows
         targets = (first[:, None] + np.arange(count)).reshape(-1)
         places, signals = offsets.repeat(count), barriers.repeat(count)
+        check_target(machine, targets, places, RESPONSE_BYTES, "a response")
         keys = machine.mbarriers.keys(targets, signals)
+        machine.check_initialized(c.warps[warps].repeat(count), keys)
         done = (c.clock[warps] + machine.units.target.chip["l2_latency"]).repeat(count)
         machine.shared.begin_load(targets, places, RESPONSE_BYTES)
 
         def arrive() -> None:
+            check_arrival(machine, targets, keys, "a response")
             machine.shared.bytes[targets[:, None], places[:, None] + np.arange(RESPONSE_BYTES)] = FAILED
             machine.shared.mark_loaded(targets, places, RESPONSE_BYTES, machine.step)
             machine.mbarriers.complete_bytes(keys, RESPONSE_BYTES, done)
 
-        machine.at(float(done.min()), arrive)
+        machine.at(float(done.min()), arrive, origin(machine, c, m, instruction))
 
     return run
 

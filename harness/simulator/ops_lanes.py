@@ -33,7 +33,7 @@ def ballot(predicate: Mask) -> Bits:
     return np.packbits(predicate, axis=1, bitorder="little").view("<u4")
 
 
-def _members(mask: Bits, active: Mask | None) -> Mask | None:
+def members_of(mask: Bits, active: Mask | None) -> Mask | None:
     """The lanes that take part, None for all, after checking that whoever executes is a member."""
     if active is None and mask.ndim == 0 and mask == _FULL:
         return None
@@ -82,7 +82,7 @@ def _source(mode: str, offset: Bits, bounds: Bits) -> tuple[Bits, Mask]:
 def _shuffle(
     mode: str, a: Bits, offset: Bits, bounds: Bits, mask: Bits, active: Mask | None
 ) -> tuple[Bits, Mask]:
-    members = _members(mask, active)
+    members = members_of(mask, active)
     if offset.ndim == 0 and bounds.ndim == 0:
         source, inside, only = _fixed_source(mode, int(offset), int(bounds))
         if members is not None:
@@ -130,7 +130,7 @@ def vote(form: Form) -> Execute:
     kind = form.one_of("all", "any", "uni")
 
     def execute(a: Bits, mask: Bits, active: Mask | None = None) -> Bits:
-        members = _members(mask, active)
+        members = members_of(mask, active)
         values = _spread(a, members)
         yes = values if members is None else values & members
         some = yes.any(axis=1, keepdims=True)
@@ -147,7 +147,7 @@ def vote_ballot(form: Form) -> Execute:
     """The lanes' predicates as a bit mask."""
 
     def execute(a: Bits, mask: Bits, active: Mask | None = None) -> Bits:
-        members = _members(mask, active)
+        members = members_of(mask, active)
         values = _spread(a, members)
         return ballot(values if members is None else values & members)
 
@@ -168,7 +168,7 @@ def elect(form: Form) -> Execute:
     """
 
     def execute(mask: Bits, active: Mask | None = None) -> tuple[Bits, Bits]:
-        members = _members(mask, active)
+        members = members_of(mask, active)
         if members is None:
             return np.uint32(0), (_LANE == 0)[None]
         leader = members.argmax(axis=1, keepdims=True).astype(np.uint32)
@@ -196,7 +196,7 @@ def redux(form: Form) -> Execute:
     offset = np.uint32(1 << 31 if form.type == "s32" and operation in (np.minimum, np.maximum) else 0)
 
     def execute(a: Bits, mask: Bits, active: Mask | None = None) -> Bits:
-        members = _members(mask, active)
+        members = members_of(mask, active)
         values = _spread(a, members) + offset
         if members is not None:
             values = np.where(members, values, np.uint32(neutral))
@@ -215,7 +215,7 @@ def redux_f32(form: Form) -> Execute:
     )
 
     def execute(a: Bits, mask: Bits, active: Mask | None = None) -> Bits:
-        members = _members(mask, active)
+        members = members_of(mask, active)
         values = bits_f32(_spread(a, members).view(np.float32)).view(np.float32)  # no signalling NaN is left
         if "abs" in form:
             values = np.abs(values)
@@ -229,7 +229,7 @@ def redux_f32(form: Form) -> Execute:
 
 def _equal_lanes(a: Bits, mask: Bits, active: Mask | None) -> tuple[Mask, Mask | None]:
     """bool [W, 32, 32]: whether lane l's value equals lane m's, m being a member; and the members."""
-    members = _members(mask, active)
+    members = members_of(mask, active)
     values = _spread(a, members)
     equal = values[:, :, None] == values[:, None, :]
     return (equal if members is None else equal & members[:, None, :]), members

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from harness.simulator.errors import SimulationError
 from tests.harness.simulator.raw_ptx import run_ptx
 
 CTAS = 2
@@ -43,3 +45,23 @@ def test_nothing_is_left_to_cancel() -> None:
     out = torch.zeros(CTAS * 32, dtype=torch.int32)
     run_ptx(BODY, torch.zeros(1), out, ctas=CTAS, cluster=CTAS)
     assert (out == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("%r4", "a response of 16 bytes to shared address 0x400, over the mbarrier"),
+        ("%r4+4096", "shared"),
+        ("%r4+8", "response at 0x408: want a multiple of 16"),
+    ],
+)
+def test_a_response_goes_where_a_copy_may(place: str, message: str) -> None:
+    body = BODY.replace(f"{ASK} [%r4+16]", f"{ASK} [{place}]")
+    with pytest.raises(SimulationError, match=message):
+        run_ptx(body, torch.zeros(1), torch.zeros(CTAS * 32, dtype=torch.int32), ctas=CTAS, cluster=CTAS)
+
+
+def test_a_response_to_a_cta_that_has_gone_is_an_error() -> None:
+    body = BODY.replace("W:  mbarrier.try_wait", "    @!%p2 ret;\nW:  mbarrier.try_wait")
+    with pytest.raises(SimulationError, match=r"a response reaches the shared memory of CTA .* has exited"):
+        run_ptx(body, torch.zeros(1), torch.zeros(CTAS * 32, dtype=torch.int32), ctas=CTAS, cluster=CTAS)

@@ -95,3 +95,10 @@ def test_a_second_type_is_refused() -> None:
     ):
         with pytest.raises(SimulationError, match="unknown modifier"):
             outcome(wrong + STORE)
+
+
+def test_a_lane_that_waits_for_its_warp_is_of_those_it_names() -> None:
+    body = "    setp.lt.s32 %p1, %r0, 16;\n    @%p1 bar.warp.sync 65535;\n    bar.warp.sync 65535;\n"
+    says = "`bar.warp.sync 65535`: lane 16 executes it but is not in the member mask 0x0000ffff"
+    with pytest.raises(SimulationError, match=says):
+        run_ptx(body, torch.zeros(32), torch.zeros(32))
