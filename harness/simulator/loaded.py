@@ -11,6 +11,7 @@ from harness.simulator.codegen import Code
 from harness.simulator.launch import Launch
 from harness.simulator.liveness import live_registers
 from harness.simulator.machine_constants import RESERVED_SMEM_BYTES
+from harness.simulator.padding import padding
 from harness.simulator.program import Program
 from harness.simulator.ptx import Instruction, Kernel, Module, parse
 from harness.simulator.target import Target, target_named
@@ -30,6 +31,8 @@ class LoadedKernel:
         self.program = Program(kernel)
         self.code = Code(self.program)
         self.live = live_registers(self.code)
+        filling = padding(item for item in kernel.body if isinstance(item, Instruction))
+        self.padding = {self.code.registers[name]: value for name, value in filling.items()}
         self.costs: list[BlockCost] = block_costs(self.program, self.target)
         self.param_offsets = {param.name: param.offset for param in kernel.params}
         self.param_bytes = max((param.offset + param.size for param in kernel.params), default=0)

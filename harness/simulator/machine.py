@@ -140,7 +140,7 @@ class Machine:
         self._specials = special_registers(self)
         self._finished = np.zeros(count)
         start = np.repeat(units.start_of(self.sm_of_row), warps_per_cta).astype(np.float64)
-        registers: list[Any] = [UNWRITTEN] * len(kernel.code.registers)
+        registers = [kernel.padding.get(index, UNWRITTEN) for index in range(len(kernel.code.registers))]
         self._parked: list[Cohort] = []
         self._gathering = Gathering()
         size = apart or count

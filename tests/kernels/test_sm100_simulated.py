@@ -42,6 +42,8 @@ SOFTMAX = RouterProblem("softmax", hidden=512, experts=130, top_k=3, score=Score
 DEEP = RouterProblem("deep", hidden=2048, experts=384, top_k=6)
 # One block of 128 experts' scales.
 FEW = RouterProblem("few", hidden=2048, experts=128, top_k=8, score=Score.SOFTMAX, bias=False)
+# Fewer experts than a subtile has columns, and an odd number.
+NINE = RouterProblem("nine", hidden=544, experts=9, top_k=5, score=Score.SIGMOID)
 PAIR: dict[str, Any] = {"mma_m": 256, "cta_group": 2, "cluster_m": 2}
 OVERLAP: dict[str, Any] = {"mma_n": 256, "acc_stages": 1, "early_release": True}
 
@@ -74,6 +76,8 @@ CASES: dict[str, tuple[RouterProblem, Sm100Config, int]] = {
     "softmax": (SOFTMAX, config(mma_n=128), 70),
     "two_kernel": (replace(SOFTMAX, renorm=False), two_kernel(split_k=2), 70),
     "two_kernel_vectors": (SMALL, two_kernel(mma_n=192), 70),
+    "nine_experts": (NINE, config(), 130),
+    "two_kernel_nine_experts": (NINE, two_kernel(), 130),
     "default_for_many": (FEW, FUSED.default_config(FEW, 4096), 130),
     "two_kernel_default_for_many": (FEW, TWO_KERNEL.default_config(FEW, 1 << 15), 130),
 }

@@ -184,6 +184,18 @@ def test_a_register_nobody_wrote_is_not_read() -> None:
         run_ptx("add.s32 %r5, %r4, 1;", x, y)
 
 
+def test_a_half_that_nobody_writes_may_be_packed_and_not_used() -> None:
+    x, y = torch.arange(32, dtype=torch.int32), torch.zeros(32, dtype=torch.int32)
+    pack = "ld.global.b32 %r4, [%rd2]; mov.b64 %rd5, {%r4, %r5}; mov.b64 {%r6, %r7}, %rd5;"
+    run_ptx(f"{pack} st.global.b32 [%rd3], %r6;", x, y)
+    assert torch.equal(y, x)
+    run_ptx(f"{pack} st.global.b32 [%rd3], %r7;", x, y)
+    assert (y == -1).all(), "as a float it is NaN"
+    for use in ("add.s32 %r8, %r5, 1;", "mov.b32 %r5, 1;"):
+        with pytest.raises(SimulationError, match=r"`mov.b64 %rd5, {%r4, %r5}`: .*nothing has written"):
+            run_ptx(f"{pack} {use}", x, y)
+
+
 @pytest.mark.parametrize("apart", APART)
 def test_a_guarded_first_write_leaves_the_other_lanes_alone(apart: int | None) -> None:
     """Warps part with the register unwritten; only lanes that wrote it read it."""
