@@ -54,6 +54,11 @@ class Rule:
     reason: Callable[[RouterProblem, Any], str | None]
 
 
+def no_choice(problem: RouterProblem, config: Any) -> str | None:
+    """A rule's reason in every family: of one row of weights the compiler makes a tensor without rows."""
+    return "experts = 1: there is nothing to choose from" if problem.experts == 1 else None
+
+
 def shared_sources() -> tuple[Path, ...]:
     """The files that the compiled code of every target depends on."""
     here = Path(__file__).parent

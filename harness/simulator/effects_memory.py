@@ -296,7 +296,10 @@ def write_shared(
 
 
 def store_global(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:
-    addresses = _selected(c, active, np.asarray(address, dtype=np.uint64))
+    every = np.asarray(address, dtype=np.uint64)
+    if c.machine.units.timed:
+        c.machine.units.store_to_memory(c, c.lanes(every), active)
+    addresses = _selected(c, active, every)
     _misaligned(addresses, size * len(items), None, "global")
     owners = _selected(c, active, c.launches)
     for i, item in enumerate(items):

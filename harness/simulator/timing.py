@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.simulator.cluster_port import ClusterPort, requests
+from harness.simulator.cluster_port import ClusterPort, lines, requests
 from harness.simulator.memory_path import MemoryPath, Wave
 from harness.simulator.program import Branch, Program
 from harness.simulator.ptx import Instruction, Pair, Reg, Vector, guard_name
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 ALONE = Wave()  # everything is simulated
+SCHEDULERS = 4  # of an SM
 INSTRUCTION_BYTES = 16  # of a machine instruction since Volta
 
 
@@ -101,6 +102,7 @@ class Units:
         self.memory = MemoryPath(target, wave, slots)
         self.tensor_free = np.zeros(slots)
         self.cluster_port = ClusterPort(slots)
+        self.store_port = ClusterPort(slots)
         self.fetched = np.zeros((slots, 0), np.bool_)
         self.fetched_bytes = np.zeros(slots)
         self._stand_ins: dict[tuple[int, ...], Array] = {}
@@ -153,13 +155,23 @@ class Units:
 
         The loads of a block begin with it: the block's own cycles go by while requests pass.
         """
-        lines, sectors = requests(c.rows, rows, offsets, active)
-        if lines.any():
+        each, sectors = requests(c.rows, rows, offsets, active)
+        if each.any():
             chip = self.target.chip
-            cycles = lines * chip["cluster_line_cycles"] + sectors * chip["cluster_sector_cycles"]
+            cycles = each * chip["cluster_line_cycles"] + sectors * chip["cluster_sector_cycles"]
             passed = self.cluster_port.take(c.machine.sm_of_row[c.rows], cycles, c.began)
             arrived = passed + self.target.latency_of("ld.shared::cluster")
-            c.clock = np.where(lines > 0, np.maximum(c.clock, arrived), c.clock)
+            c.clock = np.where(each > 0, np.maximum(c.clock, arrived), c.clock)
+
+    def store_to_memory(self, c: Cohort, addresses: Array, active: Array | None) -> None:
+        """Hold warps until their SM has passed on what their lanes store to global memory.
+
+        It passes one line after the other, whole ones and parts of them, at the rate at which its schedulers
+        together issue stores of whole ones.
+        """
+        cycles = lines(addresses, active) * self.target.issue_of("st.global") / SCHEDULERS
+        passed = self.store_port.take(c.machine.sm_of_row[c.rows], cycles, c.began)
+        c.clock = np.maximum(c.clock, passed)
 
     def is_shared(self, address: int) -> bool:
         """Whether all columns of the grid read the tensor at `address`."""
@@ -232,4 +244,7 @@ class Untimed(Units):
         return times
 
     def load_from_cluster(self, c: Cohort, rows: Array, offsets: Array, active: Array | None) -> None:
+        pass
+
+    def store_to_memory(self, c: Cohort, addresses: Array, active: Array | None) -> None:
         pass

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from kernels.family import ParamValue, Rule
+from kernels.family import ParamValue, Rule, no_choice
 from kernels.nvfp4_layout import BLOCK, SCALE_ROWS
 from kernels.problem import RouterProblem, Score
 
@@ -385,6 +385,7 @@ _TMEM_PARAMETERS = ("mma_m", "mma_n", "cta_group", "acc_stages", "early_release"
 RULES: tuple[Rule, ...] = (
     Rule((), _renormalized_softmax),
     Rule((), _hidden),
+    Rule((), no_choice),
     Rule(("mma_m", "cta_group"), _mma_rows),
     Rule(("cta_group", "cluster_m"), _pairs),
     Rule(("cluster_m", "expert_split", "split_k"), _cluster_size),

@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from kernels.family import ParamValue, Rule
+from kernels.family import ParamValue, Rule, no_choice
 from kernels.problem import RouterProblem, Score
 
 # Hopper, compute capability 9.0 (CUDA C++ programming guide, table of technical specifications).
@@ -297,6 +297,7 @@ _RING_PARAMETERS = ("tile_m", "tile_n", "tile_k", "stages")
 
 RULES: tuple[Rule, ...] = (
     Rule((), _renormalized_softmax),
+    Rule((), no_choice),
     Rule(_EXPERT_PARAMETERS, _no_idle_tiles),
     Rule(("cluster_m", "expert_split", "split_k"), _cluster_size),
     Rule(("tile_n", "cluster_m"), _multicast_b),
