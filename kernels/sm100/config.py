@@ -417,7 +417,7 @@ def default_config(
     of a pair in one MMA. `routes`: the epilogue takes the top k, not the logits alone.
     """
     shapes = [*_shapes(m), *_any_shapes()]
-    if m > (2048 if routes else 1024):
+    if m > (2048 if routes else 512):
         shapes = [*_one_wave(problem, m, routes), *shapes]
     for config in shapes:
         if all(rule.reason(problem, config) is None for rule in rules):
