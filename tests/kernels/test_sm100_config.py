@@ -305,12 +305,3 @@ def test_the_families_take_nvfp4_and_name_the_tokens_of_a_tile() -> None:
     assert FUSED.token_tile(Sm100Config()) == 128
     assert FUSED.token_tile(Sm100Config(**PAIR)) == 256
     assert FUSED.token_tile(Sm100Config(mma_n=64, swap_operands=True)) == 64
-
-
-@pytest.mark.parametrize("family", [FUSED, TWO_KERNEL], ids=lambda family: family.name)
-def test_one_expert_is_no_choice(family: KernelFamily) -> None:
-    one = RouterProblem("one", hidden=1024, experts=1, top_k=1)
-    reason = "experts = 1: there is nothing to choose from"
-    assert family.illegal_reason(one, family.default_config(replace(one, experts=2), 64), TARGET) == reason
-    with pytest.raises(ValueError, match=rf"one: no default config is legal \({reason}\)"):
-        family.default_config(one, 64)

@@ -270,12 +270,3 @@ def test_more_tokens_than_a_grid_split_can_count_are_refused() -> None:
     assert workspace_elements(PRO, config, 65_536) == COUNTERS + 3 * 2 * 65_536 * 6
     with pytest.raises(ValueError, match=r"M = 65537 in tiles of 8 needs over 65536 counters: raise tile_m"):
         workspace_elements(PRO, config, 65_537)
-
-
-@pytest.mark.parametrize("family", [FUSED, TWO_KERNEL], ids=lambda family: family.name)
-def test_one_expert_is_no_choice(family: KernelFamily) -> None:
-    one = RouterProblem("one", hidden=1024, experts=1, top_k=1)
-    reason = "experts = 1: there is nothing to choose from"
-    assert family.illegal_reason(one, family.default_config(replace(one, experts=2), 64), TARGET) == reason
-    with pytest.raises(ValueError, match=rf"one: no default config is legal \({reason}\)"):
-        family.default_config(one, 64)
