@@ -44,14 +44,17 @@ def compile_named(name: str) -> Any:
 
 
 class Quantizers:
-    """The kernels of one target as launches, on its GPU where there is one, else in the simulator."""
+    """The kernels of one target as launches: on its GPU where there is one, else in the simulator.
+
+    For that they are compiled into `folder`, if it is not there yet.
+    """
 
     def __init__(self, target: str, folder: Path) -> None:
         self.on_gpu = torch.cuda.is_available() and torch.cuda.get_device_capability() == TARGETS[target]
         self.device = "cuda" if self.on_gpu else "cpu"
         self.folder = folder
         self._compiled: dict[str, Callable[..., None]] = {}
-        if not self.on_gpu:
+        if not (self.on_gpu or folder.exists()):
             command = [sys.executable, "-m", "tests.kernels.quantizers", target, str(folder)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
             assert done.returncode == 0, done.stderr[-2000:]

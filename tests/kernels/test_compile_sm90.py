@@ -67,9 +67,9 @@ class Compiled:
 
 
 @pytest.fixture(scope="module")
-def compiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[CompileResult]]]:
+def compiles(artifacts: ArtifactCache) -> Iterator[dict[str, Future[CompileResult]]]:
     """Every case, on its way through the compiler."""
-    with CompilePool(ArtifactCache(tmp_path_factory.mktemp("cache")), workers=2) as pool:
+    with CompilePool(artifacts, workers=2) as pool:
         yield {
             name: pool.submit(
                 TWO_KERNEL if isinstance(config, TwoKernelConfig) else FUSED, problem, config, TARGET

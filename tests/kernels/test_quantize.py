@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from harness.compile import CUBIN
 from harness.resources import read_resources
@@ -37,8 +39,9 @@ STEP_ROWS = 1056 * 256 * 8 // HIDDEN  # as many as all threads of 1,056 CTAs tak
 
 
 @pytest.fixture(scope="module", params=["sm_90a", "sm_100a"])
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Quantizers:
-    return Quantizers(request.param, tmp_path_factory.mktemp(request.param))
+def kernels(request: pytest.FixtureRequest, shared_folder: Path) -> Quantizers:
+    with FileLock(shared_folder / "quantizers.lock"):
+        return Quantizers(request.param, shared_folder / f"quantizers-{request.param}")
 
 
 def normal(m: int, seed: int, spread: float = 0.0) -> torch.Tensor:

@@ -84,8 +84,8 @@ CASES: dict[str, tuple[RouterProblem, Sm100Config, int]] = {
 
 
 @pytest.fixture(scope="module")
-def compiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[CompileResult]]]:
-    with CompilePool(ArtifactCache(tmp_path_factory.mktemp("cache")), workers=2) as pool:
+def compiles(artifacts: ArtifactCache) -> Iterator[dict[str, Future[CompileResult]]]:
+    with CompilePool(artifacts, workers=2) as pool:
         yield {
             name: pool.submit(
                 TWO_KERNEL if isinstance(config, TwoKernelConfig) else FUSED, problem, config, "sm_100a"

@@ -5,7 +5,6 @@ The simulator runs under `np.errstate(all="ignore")`: wrapping and infinities ar
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,16 +24,13 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def compiled(shared_folder: Path) -> dict[str, Path]:
     """The corpus of both targets, compiled once for all test processes: folders for each target."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folders = {target: shared / f"corpus_{target}" for target in (HOPPER, BLACKWELL)}
-    with FileLock(shared / "corpus.lock"):
-        if not (shared / "corpus.done").exists():
+    folders = {target: shared_folder / f"corpus_{target}" for target in (HOPPER, BLACKWELL)}
+    with FileLock(shared_folder / "corpus.lock"):
+        if not (shared_folder / "corpus.done").exists():
             _compile(folders)
-            (shared / "corpus.done").touch()
+            (shared_folder / "corpus.done").touch()
     return folders
 
 
