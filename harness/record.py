@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -194,6 +194,17 @@ class TrialRecord:
         return next((x for x in self.measurements if x.m == m), None)
 
 
+class ConfigKey(NamedTuple):
+    """What identifies a config among the records of one study."""
+
+    family: str
+    config: tuple[tuple[str, ParamValue], ...]
+
+
+def config_key(record: TrialRecord) -> ConfigKey:
+    return ConfigKey(record.family, tuple(sorted(record.config.items())))
+
+
 def two_kernel_records(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
     """The baselines of a study's records.
 
@@ -203,13 +214,9 @@ def two_kernel_records(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...
     by_role: dict[str, list[TrialRecord]] = defaultdict(list)
     for record in records:
         by_role[record.role].append(record)
-    tried = {_identity(record) for record in by_role["candidate"]}
-    late = (record for record in by_role["confirmation"] if _identity(record) not in tried)
+    tried = {config_key(record) for record in by_role["candidate"]}
+    late = (record for record in by_role["confirmation"] if config_key(record) not in tried)
     return tuple(by_role["baseline"] or late)
-
-
-def _identity(record: TrialRecord) -> tuple[object, ...]:
-    return record.family, *sorted(record.config.items())
 
 
 def to_json(record: TrialRecord) -> bytes:

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from harness.record import Outcome, Source, Timing, TrialRecord
+from harness.record import ConfigKey, Outcome, Source, Timing, TrialRecord, config_key
 from results.stats import Verdict, compare, pool, tie_key
-from results.study import ConfigKey, Objective, Study, config_key, timed_group, usable
+from results.study import Objective, Study, timed_group, usable
 
 DISQUALIFYING = frozenset({Outcome.WRONG_RESULT, Outcome.CRASHED, Outcome.TIMEOUT})
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.record import ConfigKey, config_key
 from results.choose import Choice
 from results.frames import trials_frame
 from results.markdown import bullets, images, number, table
 from results.stats import Verdict, median_interval
-from results.study import ConfigKey, Study, config_key, timed_group
+from results.study import Study, timed_group
 from results.style import is_modelled
 
 HEADER = (

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from harness.record import Outcome
+from harness.record import Outcome, config_key
 from results.frames import outcomes, slowdowns, trials_frame
 from results.markdown import images, number, table
 from results.stats import spearman
-from results.study import CONFIG_PREFIX, Study, config_key, short_reason
+from results.study import CONFIG_PREFIX, Study, short_reason
 
 
 def accounting(study: Study, plots_in: Path) -> str:

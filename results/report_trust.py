@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from harness.record import Outcome, Source
+from harness.record import Outcome, Source, config_key
 from results.choose import Choice
 from results.markdown import bullets, number, table
-from results.study import Study, config_key, timed_group
+from results.study import Study, timed_group
 
 
 def conditions(study: Study) -> str:

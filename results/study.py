@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from harness.record import Measurement, Outcome, ParamValue, Source, TrialRecord
+from harness.record import Measurement, Outcome, Source, TrialRecord
 
 STUDY_SCHEMA = "routertune.study/1"
 
@@ -60,13 +60,6 @@ class StudyInfo:
         return self.objective_m_values or self.m_values
 
 
-class ConfigKey(NamedTuple):
-    """What identifies a config among the records of one study."""
-
-    family: str
-    config: tuple[tuple[str, ParamValue], ...]
-
-
 class Group(NamedTuple):
     """Whose clock times are from, and of what: the only times that may be compared share one."""
 
@@ -106,10 +99,6 @@ class Study:
     @property
     def confirmations(self) -> tuple[TrialRecord, ...]:
         return self.role(CONFIRMATION)
-
-
-def config_key(record: TrialRecord) -> ConfigKey:
-    return ConfigKey(record.family, tuple(sorted(record.config.items())))
 
 
 def config_label(record: TrialRecord) -> str:

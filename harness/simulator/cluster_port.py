@@ -36,7 +36,7 @@ def requests(home: Array, rows: Array, offsets: Array, active: Array | None) -> 
     return _distinct(places // LINE_BYTES, remote), _distinct(places // SECTOR_BYTES, remote)
 
 
-def lines(addresses: Array, active: Array | None) -> Array:
+def lines_of(addresses: Array, active: Array | None) -> Array:
     """Lines of memory that the active lanes of each warp access at `addresses` [W, 32] or [W, 1]: [W].
 
     Counted from each warp's first address: where tensors lie on the host is no property of a kernel.
@@ -55,8 +55,8 @@ def _distinct(values: Array, chosen: Array) -> Array:
     return counts
 
 
-class ClusterPort:
-    """Each SM's way out to its cluster, with a clock of its own."""
+class Port:
+    """A way out of each SM, to its cluster or to memory, with a clock of its own."""
 
     def __init__(self, sms: int) -> None:
         self.free = np.zeros(sms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -31,8 +32,10 @@ class LoadedKernel:
         self.program = Program(kernel)
         self.code = Code(self.program)
         self.live = live_registers(self.code)
-        filling = padding(item for item in kernel.body if isinstance(item, Instruction))
-        self.padding = {self.code.registers[name]: value for name, value in filling.items()}
+        self.padding: dict[int, Any] = {}
+        if self.live[0]:  # what nobody writes is live at the start: mostly nothing is
+            filling = padding(item for item in kernel.body if isinstance(item, Instruction))
+            self.padding = {self.code.registers[name]: value for name, value in filling.items()}
         self.costs: list[BlockCost] = block_costs(self.program, self.target)
         self.param_offsets = {param.name: param.offset for param in kernel.params}
         self.param_bytes = max((param.offset + param.size for param in kernel.params), default=0)

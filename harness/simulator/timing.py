@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.simulator.cluster_port import ClusterPort, lines, requests
+from harness.simulator.cluster_port import Port, lines_of, requests
 from harness.simulator.memory_path import MemoryPath, Wave
 from harness.simulator.program import Branch, Program
 from harness.simulator.ptx import Instruction, Pair, Reg, Vector, guard_name
@@ -101,8 +101,8 @@ class Units:
         slots = target.sms * 64
         self.memory = MemoryPath(target, wave, slots)
         self.tensor_free = np.zeros(slots)
-        self.cluster_port = ClusterPort(slots)
-        self.store_port = ClusterPort(slots)
+        self.cluster_port = Port(slots)
+        self.store_port = Port(slots)
         self.fetched = np.zeros((slots, 0), np.bool_)
         self.fetched_bytes = np.zeros(slots)
         self._stand_ins: dict[tuple[int, ...], Array] = {}
@@ -155,13 +155,13 @@ class Units:
 
         The loads of a block begin with it: the block's own cycles go by while requests pass.
         """
-        each, sectors = requests(c.rows, rows, offsets, active)
-        if each.any():
+        lines, sectors = requests(c.rows, rows, offsets, active)
+        if lines.any():
             chip = self.target.chip
-            cycles = each * chip["cluster_line_cycles"] + sectors * chip["cluster_sector_cycles"]
+            cycles = lines * chip["cluster_line_cycles"] + sectors * chip["cluster_sector_cycles"]
             passed = self.cluster_port.take(c.machine.sm_of_row[c.rows], cycles, c.began)
             arrived = passed + self.target.latency_of("ld.shared::cluster")
-            c.clock = np.where(each > 0, np.maximum(c.clock, arrived), c.clock)
+            c.clock = np.where(lines > 0, np.maximum(c.clock, arrived), c.clock)
 
     def store_to_memory(self, c: Cohort, addresses: Array, active: Array | None) -> None:
         """Hold warps until their SM has passed on what their lanes store to global memory.
@@ -169,7 +169,7 @@ class Units:
         It passes one line after the other, whole ones and parts of them, at the rate at which its schedulers
         together issue stores of whole ones.
         """
-        cycles = lines(addresses, active) * self.target.issue_of("st.global") / SCHEDULERS
+        cycles = lines_of(addresses, active) * self.target.issue_of("st.global") / SCHEDULERS
         passed = self.store_port.take(c.machine.sm_of_row[c.rows], cycles, c.began)
         c.clock = np.maximum(c.clock, passed)
 

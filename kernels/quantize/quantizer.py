@@ -120,11 +120,12 @@ class ActivationQuantizer:
         thread, _, _ = cute.arch.thread_idx()
         cta, _, _ = cute.arch.block_idx()
         ctas, _, _ = cute.arch.grid_dim()
+        first = cta * THREADS + thread
         stride = ctas * THREADS
         steps = cute.ceil_div(vectors, stride)
         # From the end: what `largest` has read last may be in the L2 still. 6 % at 4,096 tokens of 7168,
         # as much as an H200's L2 holds (2026-11-29).
-        vector = (steps - 1) * stride + cta * THREADS + thread
+        vector = (steps - 1) * stride + first
         loaded = cute.make_rmem_tensor((WORDS,), Int32)
         following = cute.make_rmem_tensor((WORDS,), Int32)
         # `largest` does not write x: the first elements need not wait for it.
@@ -139,7 +140,7 @@ class ActivationQuantizer:
                 global_scale[0] = scale
             alpha[0] = alpha_of(scale, weight_scale[0])
         if cutlass.const_expr(self.output is OperandFormat.NVFP4):
-            clear_padding(scales, x.shape[0], cta * THREADS + thread, stride)
+            clear_padding(scales, x.shape[0], first, stride)
         # Every thread takes as many steps as the others: whole warps stay together for the shuffle.
         for _ in cutlass.range(steps):
             load_existing(x, vector - stride, vectors, following)

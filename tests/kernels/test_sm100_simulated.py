@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,9 +21,10 @@ from harness.check_cases import generate
 from harness.check_rule import compare
 from harness.compile_pool import CompilePool
 from harness.compile_result import CompileResult
-from harness.operands import Outputs, unread_inputs
+from harness.runner import Candidate
 from harness.simulator.errors import SimulationError
 from harness.simulator.model import Model
+from harness.simulator.modelled import unread_arguments
 from harness.simulator.run import Program
 from kernels.families import family
 from kernels.family import OperandFormat
@@ -129,7 +129,7 @@ def test_a_compiled_kernel_gives_the_references_ids_and_weights(
         assert not verdict.detail, f"{operands.name}: {verdict.detail}"
 
 
-def test_a_tile_of_more_scale_blocks_than_there_are_is_rightly_refused(tmp_path: Path) -> None:
+def test_a_tile_of_more_scale_blocks_than_there_are_is_rightly_refused(compile_pool: CompilePool) -> None:
     """The compiler takes it, and gives a tensor map too few coordinates. Checks and models say so."""
     wide = config(mma_n=192, acc_stages=1)
     assert FUSED.illegal_reason(FEW, wide, "sm_100a") == (
@@ -137,20 +137,10 @@ def test_a_tile_of_more_scale_blocks_than_there_are_is_rightly_refused(tmp_path:
     )
     assert FUSED.illegal_reason(FEW, replace(wide, mma_n=256), "sm_100a") is not None
     assert FUSED.illegal_reason(replace(FEW, experts=129), wide, "sm_100a") is None
-    with CompilePool(ArtifactCache(tmp_path), workers=1) as pool:
-        result = pool.submit(FUSED, FEW, wide, "sm_100a").result()
+    result = compile_pool.submit(FUSED, FEW, wide, "sm_100a").result()
     assert result.artifact is not None, result.reason
     program = Program.of_folder(result.artifact.folder)
-    inputs = unread_inputs(FEW, 130, OperandFormat.NVFP4)
-    outputs = Outputs.poisoned(FEW, 130, FUSED.workspace_elements(FEW, wide, 130), "cpu")
-    arguments = (
-        *inputs.operands,
-        inputs.bias,
-        inputs.alpha,
-        outputs.workspace,
-        outputs.weights,
-        outputs.ids,
-    )
+    arguments = unread_arguments(Candidate.of_manifest(result.artifact.manifest, program), 130)
     for run in (program.together, lambda calls: Model(program).microseconds(*calls)):
         with pytest.raises(SimulationError, match="2 coordinates for a tensor map of rank 3"):
             run([arguments])

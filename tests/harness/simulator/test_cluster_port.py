@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.simulator.cluster_port import ClusterPort, lines, requests
+from harness.simulator.cluster_port import Port, lines_of, requests
 from harness.simulator.target import target_named
 from tests.harness.simulator.raw_ptx import run_ptx
 
@@ -39,7 +39,7 @@ def test_inactive_lanes_send_nothing() -> None:
 
 
 def test_warps_of_an_sm_take_turns_and_sms_do_not() -> None:
-    port = ClusterPort(2)
+    port = Port(2)
     sms, cycles, times = np.array([0, 0, 1]), np.array([10.0, 10.0, 10.0]), np.array([5.0, 0.0, 5.0])
     assert port.take(sms, cycles, times).tolist() == [20.0, 10.0, 15.0]
     assert port.take(sms[:1], np.array([0.0]), times[:1]).tolist() == [5.0]
@@ -60,7 +60,7 @@ def test_warps_of_an_sm_take_turns_and_sms_do_not() -> None:
     ],
 )
 def test_lines_of_stores(addresses: np.ndarray, active: np.ndarray | None, expected: int) -> None:
-    assert lines(addresses, active).tolist() == [expected]
+    assert lines_of(addresses, active).tolist() == [expected]
 
 
 @pytest.mark.parametrize(("stride", "each"), [(4, 1), (8, 2), (128, 32)])
