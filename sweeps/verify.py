@@ -7,6 +7,9 @@ persistent kernel, at the largest M, walk all tiles with one column of clusters,
 another kernel it has a full tile and a tail. The answers are compared with the two-kernel path's.
 
 A smaller hidden size proves the same code paths sooner: all that changes is how often the K loop turns.
+
+A config of which the third schema's lines have all but the comparison with the two kernels is compiled again,
+and where that gives the same code, launched on plain data only: half of the work.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ from sweeps.verify_on_gpu import OnGpu, Recorded, compare_on_gpu
 from sweeps.verify_two_kernel import Agreement, Answer, compare_with_two_kernels, two_kernel_answers
 
 SCHEMA = "routertune.verified/4"
-SCHEMAS = ("routertune.verified/2", "routertune.verified/3", SCHEMA)
+NOT_COMPARED = "routertune.verified/3"  # all that `SCHEMA` asks but the comparison with the two kernels
+SCHEMAS = ("routertune.verified/2", NOT_COMPARED, SCHEMA)
 # Plain NVFP4 data first: how many experts the bf16 reference chooses too is recorded of it.
 HARD = ("nvfp4", "nvfp4_every_expert", "ties", "non_finite", "bias_reverses")
 PLAIN_M = (1, 127, 128, BASE_M, 300)
@@ -70,6 +74,20 @@ class Verified:
     def spills(self) -> bool:
         return any(entry.local_bytes for entry in self.resources)
 
+    def lacks_comparison_only(self, ptx_sha256: str) -> bool:
+        """Whether this proves everything of the code `ptx_sha256` but how the two kernels compare."""
+        return (self.schema, self.outcome, self.ptx_sha256) == (NOT_COMPARED, Outcome.OK, ptx_sha256)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What configs are launched on: plain data at every M, and the distributions `hard` at one."""
+
+    problem: RouterProblem
+    operand_format: OperandFormat
+    repeated: int  # the M of the second launch
+    hard: tuple[str, ...]
+
 
 def verify_config(
     kernels: KernelFamily,
@@ -78,8 +96,12 @@ def verify_config(
     target: str,
     cache: Path,
     on_gpu: bool = False,
+    earlier: Verified | None = None,
 ) -> Verified:
-    """Compile one config and check it in the simulator; with `on_gpu`, compare with the CUDA device."""
+    """Compile one config and check it in the simulator; with `on_gpu`, compare with the CUDA device.
+
+    `earlier` is what is known of the config since less was asked: of the same code it is not proven again.
+    """
     began = time.perf_counter()
     config = kernels.config(params)
     result = compile_cached(cache, kernels, problem, config, target)
@@ -87,22 +109,26 @@ def verify_config(
     if result.artifact is None:
         return replace(found, outcome=result.outcome, reason=result.reason)
     manifest = result.artifact.manifest
-    found = replace(found, resources=manifest.resources, ptx_sha256=manifest.digests[PTX])
+    digest = manifest.digests[PTX]
+    known = earlier if earlier is not None and earlier.lacks_comparison_only(digest) else None
+    found = replace(found, resources=manifest.resources, ptx_sha256=digest)
     try:
         program = Program.of_folder(result.artifact.folder)
         candidate = Candidate.of_manifest(manifest, program)
         first = Recorded(program.together)
         round_tokens = candidate.round_tokens
         repeated = two_tiles(candidate.tile_m) if round_tokens is None else max(PLAIN_M[-1], round_tokens + 1)
+        inputs = _Inputs(problem, candidate.operand_format, repeated, () if known else HARD)
+        once = {*PLAIN_M, repeated} if known else set(PLAIN_M) - {repeated}
         again = replace(program, races=True, columns=None if round_tokens is None else 1)
         check = check_prepared(
             program,
             problem,
             candidate.workspace_elements,
             SEED,
-            _prepared(problem, candidate.operand_format, repeated),
+            _prepared(inputs),
             candidate.operand_format,
-            set(PLAIN_M) - {repeated},
+            once,
             first,
             again=again.together,
         )
@@ -112,21 +138,38 @@ def verify_config(
         return replace(found, outcome=Outcome.CRASHED, reason=one_line(str(error)))
     agreement = None
     if check.passed:
-        answers = _two_kernel(problem, candidate.operand_format, repeated, target, cache)
-        agreement = compare_with_two_kernels(first, answers)
+        agreement = compare_with_two_kernels(first, _two_kernel(inputs, target, cache))
     else:
         _prepared.cache_clear()  # what a wrong kernel has overwritten is not known
-    return replace(
+    found = replace(
         found,
         outcome=Outcome.OK if check.passed else Outcome.WRONG_RESULT,
         reason=check.first_failure,
-        launches=len(check.cases) + 1,
-        rounds=1 if round_tokens is None else -(-repeated // round_tokens),
-        races=check.passed,
+        launches=len(check.cases),
         on_gpu=compare_on_gpu(result.artifact, first) if on_gpu and check.passed else None,
         two_kernel=agreement,
-        bf16_overlap=check.bf16_overlap,
         seconds=time.perf_counter() - began,
+    )
+    if known is not None:
+        return _added(known, found)
+    return replace(
+        found,
+        launches=found.launches + 1,
+        rounds=1 if round_tokens is None else -(-repeated // round_tokens),
+        races=check.passed,
+        bf16_overlap=check.bf16_overlap,
+    )
+
+
+def _added(known: Verified, found: Verified) -> Verified:
+    """`found`, with what was `known` of the same code."""
+    return replace(
+        found,
+        launches=known.launches + found.launches,
+        rounds=known.rounds,
+        races=known.races,
+        on_gpu=found.on_gpu or known.on_gpu,
+        bf16_overlap=known.bf16_overlap,
     )
 
 
@@ -137,22 +180,19 @@ def two_tiles(tile_m: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _prepared(
-    problem: RouterProblem, operand_format: OperandFormat, repeated: int
-) -> list[tuple[Operands, Expected]]:
-    """The same inputs for every config whose M of the second launch is `repeated`, with their reference."""
-    cases = {"normal": (*PLAIN_M, repeated)} | dict.fromkeys(HARD, (BASE_M,))
+def _prepared(inputs: _Inputs) -> list[tuple[Operands, Expected]]:
+    """The inputs with their reference."""
+    cases = {"normal": (*PLAIN_M, inputs.repeated)} | dict.fromkeys(inputs.hard, (BASE_M,))
+    problem, operand_format = inputs.problem, inputs.operand_format
     drawn = generate(problem, SEED, torch.device("cpu"), 0, operand_format=operand_format, at=cases)
     return [(operands, expect(operands, problem)) for operands in drawn]
 
 
 @lru_cache(maxsize=8)
-def _two_kernel(
-    problem: RouterProblem, operand_format: OperandFormat, repeated: int, target: str, cache: Path
-) -> list[Answer]:
+def _two_kernel(inputs: _Inputs, target: str, cache: Path) -> list[Answer]:
     """The two-kernel path's answers to `_prepared`."""
-    cases = [operands for operands, _ in _prepared(problem, operand_format, repeated)]
-    return two_kernel_answers(problem, target, cache, cases)
+    cases = [operands for operands, _ in _prepared(inputs)]
+    return two_kernel_answers(inputs.problem, target, cache, cases)
 
 
 def read_verified(path: Path) -> list[Verified]:

@@ -37,6 +37,10 @@ CONFIGS_OF_A_PROCESS = 100
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 
 
+# A config to be proven, and what is known of it since less was asked.
+Task = tuple[dict[str, ParamValue], Verified | None]
+
+
 @dataclass(frozen=True)
 class Plan:
     """How to verify a space.
@@ -66,7 +70,8 @@ def verify_space(space: Space, out: Path, plan: Plan) -> Iterator[Verified]:
     found = read_verified(out)
     _refuse_others(found, space, out)
     append_to(out, Verified)
-    left = covering_order(space, SEED, [one.config for one in found], plan.shard)
+    order = covering_order(space, SEED, [one.config for one in found], plan.shard)
+    left: Iterator[Task] = ((params, None) for params in order)
     if plan.configs is None:
         left = chain(left, _asked_less(found, space, plan.shard))
     else:
@@ -77,15 +82,13 @@ def verify_space(space: Space, out: Path, plan: Plan) -> Iterator[Verified]:
         yield one
 
 
-def _asked_less(
-    found: Sequence[Verified], space: Space, shard: tuple[int, int]
-) -> Iterator[dict[str, ParamValue]]:
-    """The configs of one shard that were proven when less was asked."""
+def _asked_less(found: Sequence[Verified], space: Space, shard: tuple[int, int]) -> Iterator[Task]:
+    """The configs of one shard that were proven when less was asked, with what was."""
     part, parts = shard
     for one in found:
         index = space.index(one.config)
         if one.schema != SCHEMA and index is not None and index % parts == part:
-            yield one.config
+            yield one.config, one
 
 
 def _refuse_others(found: Sequence[Verified], space: Space, out: Path) -> None:
@@ -104,9 +107,7 @@ def _spaced(identity: tuple[str, str, str, int]) -> str:
     return f"{family_name} for {target} and {problem} at hidden {hidden}"
 
 
-def _in_processes(
-    space: Space, left: Iterator[dict[str, ParamValue]], plan: Plan, end: float | None
-) -> Iterator[Verified]:
+def _in_processes(space: Space, left: Iterator[Task], plan: Plan, end: float | None) -> Iterator[Verified]:
     """Each config's verdict as soon as it is known; no new one is begun after `end`."""
     os.environ.update(ALLOCATOR)
     pool = ProcessPool(
@@ -120,12 +121,13 @@ def _in_processes(
     with pool, _stopping(pool):
         while True:
             while len(running) < 2 * plan.jobs and (end is None or time.perf_counter() < end):
-                params = next(left, None)
-                if params is None:
+                task = next(left, None)
+                if task is None:
                     break
-                task = (space.family.name, space.problem, params, space.target, plan.cache, plan.on_gpu)
+                params, earlier = task
+                of_space = (space.family.name, space.problem, params, space.target, plan.cache, plan.on_gpu)
                 with deaf_children():
-                    running[pool.schedule(_verify, args=task)] = params
+                    running[pool.schedule(_verify, args=(*of_space, earlier))] = params
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:

@@ -25,9 +25,9 @@ from kernels.problem import RouterProblem, preset
 from sweeps import verify_space as verify_space_module
 from sweeps.covering import covering_order, pairs_met
 from sweeps.space import Space
-from sweeps.verify import HARD, PLAIN_M, Verified, read_verified, table, two_tiles
+from sweeps.verify import HARD, NOT_COMPARED, PLAIN_M, SCHEMA, Verified, read_verified, table, two_tiles
 from sweeps.verify_on_gpu import OnGpu, differences
-from sweeps.verify_space import Plan, verify_space
+from sweeps.verify_space import Plan, Task, verify_space
 from sweeps.verify_two_kernel import Agreement
 
 PROBLEM = RouterProblem("tiny", hidden=512, experts=128, top_k=6)
@@ -180,11 +180,13 @@ def test_what_was_asked_less_is_proven_again_at_the_end(
     whole, out = space(), tmp_path / "verified.jsonl"
     configs = [whole.params(index) for index in range(len(whole))]
     mine = Verified("fused_sm100", "sm_100a", PROBLEM.name, 512, configs[0], Outcome.OK)
-    before = [mine, *(replace(mine, config=each, schema="routertune.verified/3") for each in configs[1:4])]
+    before = [mine, *(replace(mine, config=each, schema=NOT_COMPARED) for each in configs[1:4])]
     out.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in before))
 
-    def prove(space_: Any, left: Iterator[dict[str, ParamValue]], *_: object) -> Iterator[Verified]:
-        return (replace(mine, config=params) for params in left)
+    def prove(space_: Any, left: Iterator[Task], *_: object) -> Iterator[Verified]:
+        for params, earlier in left:
+            assert earlier == next((one for one in before[1:] if one.config == params), None)
+            yield replace(mine, config=params)
 
     monkeypatch.setattr(verify_space_module, "_in_processes", prove)
     assert not list(verify_space(whole, out, Plan(tmp_path, configs=4))), "so many are known"
@@ -201,6 +203,29 @@ def test_what_was_asked_less_is_proven_again_at_the_end(
     assert sorted(str(one.config) for one in found) == sorted(map(str, configs))
     assert {one.schema for one in found} == {mine.schema}
     assert not list(verify_space(whole, out, Plan(tmp_path)))
+
+
+@pytest.mark.compiles
+def test_of_code_that_is_the_same_only_the_comparison_is_made(tmp_path: Path) -> None:
+    some = space().params(0)
+    choices = {name: (value,) for name, value in some.items()} | {"acc_stages": (1, 2)}
+    whole, out = Space(family("fused_sm100"), PROBLEM, "sm_100a", choices), tmp_path / "verified.jsonl"
+    full = {one.config["acc_stages"]: one for one in verify_space(whole, out, Plan(tmp_path))}
+    before = {
+        number: replace(one, schema=NOT_COMPARED, two_kernel=None, rounds=9, ptx_sha256=sha256)
+        for (number, one), sha256 in zip(sorted(full.items()), (full[1].ptx_sha256, "another"), strict=True)
+    }
+    out.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in before.values()))
+    again = {one.config["acc_stages"]: one for one in verify_space(whole, out, Plan(tmp_path))}
+    same, another = again[1], again[2]
+    assert full[1].two_kernel is not None
+    plain = full[1].two_kernel.launches - len(HARD)
+    assert same.two_kernel == replace(full[1].two_kernel, launches=plain)
+    assert same.launches == before[1].launches + plain
+    assert same.rounds == 9
+    assert same.bf16_overlap == full[1].bf16_overlap
+    assert replace(another, seconds=0.0) == replace(full[2], seconds=0.0)
+    assert {one.schema for one in read_verified(out)} == {SCHEMA}
 
 
 def copy_of(path: Path, name: str) -> Path:
