@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from harness.simulator.microbench import arithmetic, clusters, fetch, launches, memory, products, sync, tiles
+from harness.simulator.microbench import (
+    arithmetic,
+    clusters,
+    fetch,
+    launches,
+    memory,
+    patterns,
+    products,
+    sync,
+    tiles,
+)
 from harness.simulator.microbench.micro import Micro
 
 GROUPS = {
@@ -14,6 +24,8 @@ GROUPS = {
     "tiles": tiles.micros,
     "fetch": fetch.micros,
     "clusters": clusters.micros,
+    # Last: they store zeros in the source that others read.
+    "patterns": patterns.micros,
 }
 
 
