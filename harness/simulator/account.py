@@ -14,11 +14,11 @@ from harness.simulator.memory_path import Wave
 from harness.simulator.model import Model, launch_cycles
 from harness.simulator.run import Program
 from harness.simulator.target import Target
-from harness.simulator.timing import SCHEDULERS
 from harness.simulator.trace import TracedUnits
 
 # Of the roles, in the order in which data passes them.
 ROLE_ORDER = ("TMA", "MMA", "math", "epilogue", "other")
+SCHEDULERS = 4  # of an SM
 
 
 def account(program: Program, args: Sequence[torch.Tensor], *, warm: bool, **model: Any) -> LaunchAccount:

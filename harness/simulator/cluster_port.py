@@ -36,18 +36,6 @@ def requests(home: Array, rows: Array, offsets: Array, active: Array | None) -> 
     return _distinct(places // LINE_BYTES, remote), _distinct(places // SECTOR_BYTES, remote)
 
 
-def lines_of(addresses: Array, active: Array | None) -> Array:
-    """Lines of memory that the active lanes of each warp access at `addresses` [W, 32] or [W, 1]: [W].
-
-    Counted from each warp's first address: where tensors lie on the host is no property of a kernel.
-    """
-    chosen = np.ones(addresses.shape, np.bool_) if active is None else active
-    chosen = np.broadcast_to(chosen, addresses.shape)
-    places = addresses.astype(np.int64)
-    first = np.where(chosen, places, np.iinfo(np.int64).max).min(1, keepdims=True)
-    return _distinct((places - first) // LINE_BYTES, chosen)
-
-
 def _distinct(values: Array, chosen: Array) -> Array:
     """How many different non-negative `values` [W, n] each row has where `chosen`."""
     ordered = np.sort(np.where(chosen, values, -1), axis=1)

@@ -206,6 +206,9 @@ def _misaligned(addresses: Array, size: int, active: Array | None, space: str) -
 def load_global(c: Cohort, m: Any, address: Any, size: int, count: int) -> list[Array]:
     addresses = np.asarray(address, dtype=np.uint64)
     grids, launches = c.machine.grids, c.launches
+    if c.machine.units.timed:
+        whole_warp = np.broadcast_to(addresses, (len(c.warps), addresses.shape[1] if addresses.ndim else 1))
+        c.machine.units.load_from_memory(c, whole_warp, size * count, _restricted(c, m, whole_warp))
     if m is not None and addresses.ndim == 2:
         active = _restricted(c, m, addresses)
         assert active is not None
@@ -298,7 +301,7 @@ def write_shared(
 def store_global(c: Cohort, active: Array | None, address: Any, items: tuple[Any, ...], size: int) -> None:
     every = np.asarray(address, dtype=np.uint64)
     if c.machine.units.timed:
-        c.machine.units.store_to_memory(c, c.lanes(every), active)
+        c.machine.units.store_to_memory(c, c.lanes(every), size * len(items), active)
     addresses = _selected(c, active, every)
     _misaligned(addresses, size * len(items), None, "global")
     owners = _selected(c, active, c.launches)

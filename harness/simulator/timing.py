@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.simulator.cluster_port import Port, lines_of, requests
+from harness.simulator.cluster_port import Port, requests
 from harness.simulator.memory_path import MemoryPath, Wave
+from harness.simulator.memory_port import MemoryPort, Touched
 from harness.simulator.program import Branch, Program
 from harness.simulator.ptx import Instruction, Pair, Reg, Vector, guard_name
 from harness.simulator.target import Target
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 ALONE = Wave()  # everything is simulated
-SCHEDULERS = 4  # of an SM
 INSTRUCTION_BYTES = 16  # of a machine instruction since Volta
 
 
@@ -102,7 +102,7 @@ class Units:
         self.memory = MemoryPath(target, wave, slots)
         self.tensor_free = np.zeros(slots)
         self.cluster_port = Port(slots)
-        self.store_port = Port(slots)
+        self.memory_port = MemoryPort(target, wave, self.memory.l2, slots)
         self.fetched = np.zeros((slots, 0), np.bool_)
         self.fetched_bytes = np.zeros(slots)
         self._stand_ins: dict[tuple[int, ...], Array] = {}
@@ -163,14 +163,16 @@ class Units:
             arrived = passed + self.target.latency_of("ld.shared::cluster")
             c.clock = np.where(lines > 0, np.maximum(c.clock, arrived), c.clock)
 
-    def store_to_memory(self, c: Cohort, addresses: Array, active: Array | None) -> None:
-        """Hold warps until their SM has passed on what their lanes store to global memory.
+    def load_from_memory(self, c: Cohort, addresses: Array, lane_bytes: int, active: Array | None) -> None:
+        """Hold warps until what their lanes load from global memory has passed their SM and the L2."""
+        touched = Touched.by(addresses, lane_bytes, active)
+        passed = self.memory_port.load(c.machine.sm_of_row[c.rows], touched, c.began)
+        c.clock = np.maximum(c.clock, passed)
 
-        It passes one line after the other, whole ones and parts of them, at the rate at which its schedulers
-        together issue stores of whole ones.
-        """
-        cycles = lines_of(addresses, active) * self.target.issue_of("st.global") / SCHEDULERS
-        passed = self.store_port.take(c.machine.sm_of_row[c.rows], cycles, c.began)
+    def store_to_memory(self, c: Cohort, addresses: Array, lane_bytes: int, active: Array | None) -> None:
+        """Hold warps until what their lanes store to global memory has passed their SM and the L2."""
+        touched = Touched.by(addresses, lane_bytes, active)
+        passed = self.memory_port.store(c.machine.sm_of_row[c.rows], touched, c.began)
         c.clock = np.maximum(c.clock, passed)
 
     def is_shared(self, address: int) -> bool:
@@ -246,5 +248,8 @@ class Untimed(Units):
     def load_from_cluster(self, c: Cohort, rows: Array, offsets: Array, active: Array | None) -> None:
         pass
 
-    def store_to_memory(self, c: Cohort, addresses: Array, active: Array | None) -> None:
+    def load_from_memory(self, c: Cohort, addresses: Array, lane_bytes: int, active: Array | None) -> None:
+        pass
+
+    def store_to_memory(self, c: Cohort, addresses: Array, lane_bytes: int, active: Array | None) -> None:
         pass

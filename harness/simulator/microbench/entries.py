@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.simulator.microbench import arithmetic, clusters, fetch, memory, products, sync, tiles
+from harness.simulator.microbench import arithmetic, clusters, fetch, memory, patterns, products, sync, tiles
 from harness.simulator.microbench.results import Results
 
 
@@ -134,7 +134,7 @@ MEMORY: list[Entry] = [
     _per("issue.ld.shared::cluster", "stream_ld_shared_v1", STREAMED),
     Direct("chip.cluster_line_cycles", CLUSTER_MICROS, lambda r: _line(r) - _sector(r)),
     Direct("chip.cluster_sector_cycles", CLUSTER_MICROS, lambda r: _sector(r)),
-    *(_per(f"issue.{op}.global", f"stream_{op}_global", STREAMED // 4) for op in ("ld", "st")),
+    _per("issue.ld.global", "stream_ld_global", STREAMED // 4),
     *(
         _per(f"stall.fence.{name}", f"repeat_fence_{name.replace('.', '_')}", memory.FENCES_IN_ALL, 1)
         for name in (
@@ -145,6 +145,36 @@ MEMORY: list[Entry] = [
             "release.sync_restrict",
             "acquire.sync_restrict",
         )
+    ),
+]
+
+
+def _pattern(op: str, pattern: patterns.Pattern, run: str, each: int) -> Callable[[Results], float]:
+    """Cycles of an SM for each of `each` parts of a warp's access."""
+    accesses = patterns.WARP_TURNS * pattern.accesses
+    return lambda r: r.cycles(f"pattern_{op}_{pattern.name}", run) / accesses / each
+
+
+# Neighbouring bytes, rows of an accumulator (a sector in each of eight lines), and half sectors.
+ROW, ROWS, HALVES = patterns.Pattern(1, 16), patterns.Pattern(8, 8), patterns.Pattern(8, 4)
+ONE_SM = f"one_{patterns.WARPS}"
+_whole = _pattern("st", ROW, ONE_SM, ROW.sectors)
+_whole_of_all = _pattern("st", ROW, f"own_{patterns.SMS}", ROW.sectors)
+PATTERNS: list[Entry] = [
+    Direct("issue.st.global", "pattern_st_rows1_bytes4", _pattern("st", patterns.Pattern(1, 4), "one_1", 1)),
+    Direct("chip.store_line_cycles", "pattern_st_rows8_bytes8", _pattern("st", ROWS, ONE_SM, ROWS.lines)),
+    Direct("chip.store_sector_cycles", "pattern_st_rows1_bytes16", _whole),
+    Direct("chip.store_half_cycles", "pattern_st_rows8_bytes4", _pattern("st", HALVES, ONE_SM, HALVES.lines)),
+    Direct(
+        "chip.l2_store_sms",
+        "pattern_st_rows1_bytes16, 132 SMs and one",
+        lambda r: patterns.SMS * _whole(r) / _whole_of_all(r),
+    ),
+    Direct(
+        "chip.load_line_cycles", "pattern_ld_cg_rows8_bytes8", _pattern("ld_cg", ROWS, ONE_SM, ROWS.lines)
+    ),
+    Direct(
+        "chip.load_sector_cycles", "pattern_ld_cg_rows1_bytes16", _pattern("ld_cg", ROW, ONE_SM, ROW.sectors)
     ),
 ]
 
@@ -255,6 +285,7 @@ ENTRIES: list[Entry] = [
     *LAUNCHES,
     *ARITHMETIC,
     *MEMORY,
+    *PATTERNS,
     *SYNCHRONIZATION,
     *PRODUCTS,
     *TILES,

@@ -1,0 +1,130 @@
+"""Plain loads and stores in global memory: what an SM passes, and what the L2 takes from all SMs.
+
+A warp's instruction touches lines of 128 bytes, sectors of 32 and halves of these. On an H200 an SM passes a
+whole sector of a store in one cycle, a half of one that is not whole in two, and no line in less than 1.4:
+128 neighbouring bytes take 4, a sector in each of eight lines takes 11, and 16 bytes in each of 32 lines take
+64. When all SMs store, the slowest needs 2.1 times as long, whatever the pattern: the L2 has room for the
+stores of 63 SMs. A load takes a cycle for each line, and half a cycle for each sector; what the L1 does not
+hold comes from the L2, which sends at least half a line. With these numbers the model is within 20 % of
+what was measured on one SM for every pattern (results/published/2026-11-29-h200-microbench-patterns).
+
+That a sector with gaps costs its two halves was not measured: of every other word, as lanes store the
+columns of an accumulator one by one, it makes 4 cycles, with which the two-kernel path's times agree.
+
+Nothing here is a load's latency, which its block has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulator.bandwidth import Bandwidth
+from harness.simulator.cluster_port import LINE_BYTES, SECTOR_BYTES, Port
+from harness.simulator.memory_path import Wave
+from harness.simulator.target import Target
+
+Array = npt.NDArray[Any]
+LEAST_OF_A_LINE = LINE_BYTES // 2
+PLACE_BITS = 44  # of an address among those of its warp
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What one instruction of W warps touches: `lines`, `sectors`, of these the `whole` ones, and `halves` of
+    the others, each [W].
+
+    Sectors are those of memory. Lines are counted from the first sector that a warp touches: tensors begin
+    with one on the host, and with a line on a GPU. `lines_at` [n] are all lines by the warps' order, by which
+    the same one is known again.
+    """
+
+    lines: Array
+    sectors: Array
+    whole: Array
+    halves: Array
+    lines_at: Array
+
+    @classmethod
+    def by(cls, addresses: Array, lane_bytes: int, active: Array | None) -> Touched:
+        """By active lanes at `addresses` [W, 32] or [W, 1], multiples of `lane_bytes`, a power of two."""
+        warps = len(addresses)
+        chosen = np.ones(addresses.shape, np.bool_) if active is None else active
+        chosen = np.broadcast_to(chosen, addresses.shape)
+        places = addresses.astype(np.int64)
+        first = np.where(chosen, places, np.iinfo(np.int64).max).min(1) // SECTOR_BYTES * SECTOR_BYTES
+        of_warp = places - first[:, None] + (np.arange(warps)[:, None] << PLACE_BITS)
+        pieces = np.unique(of_warp[chosen] // lane_bytes)
+        sectors, filled = np.unique(pieces * lane_bytes // SECTOR_BYTES, return_counts=True)
+        lines = np.unique(sectors * SECTOR_BYTES // LINE_BYTES) * LINE_BYTES
+        whole = sectors[filled == SECTOR_BYTES // lane_bytes]
+        halves = np.unique(pieces * lane_bytes // (SECTOR_BYTES // 2))
+        halves = halves[~np.isin(halves // 2, whole)]
+
+        def each(found: Array) -> Array:
+            return np.bincount(found >> PLACE_BITS, minlength=warps)
+
+        warp, place = lines >> PLACE_BITS, lines & (1 << PLACE_BITS) - 1
+        return cls(
+            each(lines),
+            each(sectors * SECTOR_BYTES),
+            each(whole * SECTOR_BYTES),
+            each(halves * (SECTOR_BYTES // 2)),
+            (first[warp] + place) // LINE_BYTES,
+        )
+
+
+class MemoryPort:
+    """The ways of `sms` SMs to and from memory, each with a clock of its own, and what they share."""
+
+    def __init__(self, target: Target, wave: Wave, l2: Bandwidth, sms: int) -> None:
+        self._chip = target.chip
+        self._stores, self._loads = Port(sms), Port(sms)
+        self._l2 = l2
+        self._l2_stores = Bandwidth(target.chip["l2_store_sms"] * wave.share)
+        # Lines that each SM's L1 has had: all of them, as if it were large.
+        self._held: list[set[int]] = [set() for _ in range(sms)]
+
+    def store(self, sms: Array, touched: Touched, times: Array) -> Array:
+        """When stores that warps of `sms` issue at `times`, all [W], have passed."""
+        cycles = self.store_cycles(touched)
+        passed = self._stores.take(sms, cycles, times)
+        for index in np.argsort(times, kind="stable"):
+            if cycles[index]:
+                passed[index] = max(passed[index], self._l2_stores.take(times[index], cycles[index]))
+        return passed
+
+    def store_cycles(self, touched: Touched) -> Array:
+        """Cycles [W] of an SM."""
+        chip = self._chip
+        sectors = chip["store_sector_cycles"] * touched.whole + chip["store_half_cycles"] * touched.halves
+        cycles: Array = np.maximum(sectors, chip["store_line_cycles"] * touched.lines)
+        return cycles
+
+    def load(self, sms: Array, touched: Touched, times: Array) -> Array:
+        """When what loads ask for has passed: those that warps of `sms` issue at `times`, all [W]."""
+        cycles = self.load_cycles(touched)
+        passed = self._loads.take(sms, cycles, times)
+        ends = np.cumsum(touched.lines)
+        for index in np.argsort(times, kind="stable"):
+            lines = touched.lines_at[ends[index] - touched.lines[index] : ends[index]].tolist()
+            held = self._held[sms[index]]
+            new = sum(line not in held for line in lines)
+            if new:
+                held.update(lines)
+                sent = max(LEAST_OF_A_LINE, SECTOR_BYTES * touched.sectors[index] / len(lines)) * new
+                passed[index] = max(passed[index], self._l2.take(times[index], sent))
+        return passed
+
+    def load_cycles(self, touched: Touched) -> Array:
+        """Cycles [W] of an SM."""
+        chip = self._chip
+        lines, sectors = (
+            chip["load_line_cycles"] * touched.lines,
+            chip["load_sector_cycles"] * touched.sectors,
+        )
+        cycles: Array = np.maximum(lines, sectors)
+        return cycles
