@@ -36,7 +36,7 @@ EPILOGUE_BARRIER = 1
 # CTAs, of exp, rcp and sqrt. With 8 or 16 the model sees no more gain, only more code to fetch.
 STAGED_BATCH = 4
 # Logits stored at once: 16 bytes.
-VECTOR = 4
+VECTOR = 8
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from kernels.sm100.epilogue import LogitsEpilogue
 from kernels.sm100.gemm import Sm100RouterGemm
 
 TMA_ALIGNMENT = 16
-WORKSPACE_ALIGNMENT = 16  # logits are stored four at a time
+PARTIALS_ALIGNMENT, LOGITS_ALIGNMENT = 16, 32  # of the workspace; logits are stored eight at a time
 
 
-def _compile(launch: Any, problem: RouterProblem) -> Any:
+def _compile(launch: Any, problem: RouterProblem, workspace_alignment: int = PARTIALS_ALIGNMENT) -> Any:
     m = cute.sym_int32()
     row_major = (1, 0)
 
@@ -41,7 +41,7 @@ def _compile(launch: Any, problem: RouterProblem) -> Any:
         tensor(Uint8, (b_scale_rows, scale_columns), TMA_ALIGNMENT),
         tensor(Float32, (problem.experts,), 4),
         tensor(Float32, (1,), 4),
-        tensor(Float32, (cute.sym_int32(),), WORKSPACE_ALIGNMENT),
+        tensor(Float32, (cute.sym_int32(),), workspace_alignment),
         tensor(Float32, (m, problem.top_k), 4),
         tensor(Int32, (m, problem.top_k), 4),
         make_fake_stream(use_tvm_ffi_env_stream=True),
@@ -94,4 +94,4 @@ def compile_two_kernel(problem: RouterProblem, config: Sm100Config, gate_warps: 
         gemm(a, a_scale, b, b_scale, bias, alpha, workspace, logits, ids, stream)
         gate(logits, bias, weights, ids, stream)
 
-    return _compile(launch, problem)
+    return _compile(launch, problem, LOGITS_ALIGNMENT)

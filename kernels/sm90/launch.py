@@ -19,9 +19,10 @@ from kernels.sm90.epilogue import LogitsEpilogue
 from kernels.sm90.gemm import Sm90RouterGemm
 
 TMA_ALIGNMENT = 16
+PARTIALS_ALIGNMENT, LOGITS_ALIGNMENT = 4, 8  # of the workspace; logits are stored in pairs
 
 
-def _compile(launch: Any, problem: RouterProblem) -> Any:
+def _compile(launch: Any, problem: RouterProblem, workspace_alignment: int = PARTIALS_ALIGNMENT) -> Any:
     m = cute.sym_int32()
     row_major = (1, 0)
 
@@ -35,7 +36,7 @@ def _compile(launch: Any, problem: RouterProblem) -> Any:
         tensor(BFloat16, (problem.experts, problem.hidden), TMA_ALIGNMENT),
         tensor(Float32, (problem.experts,), 4),
         tensor(Float32, (1,), 4),
-        tensor(Float32, (cute.sym_int32(),), 4),
+        tensor(Float32, (cute.sym_int32(),), workspace_alignment),
         tensor(Float32, (m, problem.top_k), 4),
         tensor(Int32, (m, problem.top_k), 4),
         make_fake_stream(use_tvm_ffi_env_stream=True),
@@ -88,4 +89,4 @@ def compile_two_kernel(problem: RouterProblem, config: Sm90Config, gate_warps: i
         gemm(a, b, bias, alpha, workspace, logits, ids, stream)
         gate(logits, bias, weights, ids, stream)
 
-    return _compile(launch, problem)
+    return _compile(launch, problem, LOGITS_ALIGNMENT)

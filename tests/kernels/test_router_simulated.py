@@ -19,8 +19,9 @@ from harness.check_cases import Operands, generate
 from harness.check_rule import compare
 from harness.compile_pool import CompilePool
 from kernels.families import family
+from kernels.family import KernelFamily
 from kernels.problem import PRESETS, RouterProblem, Score
-from kernels.sm90.config import Sm90Config
+from kernels.sm90.config import Schedule, Sm90Config, TwoKernelConfig
 from kernels.sm100.config import Sm100Config
 from tests.kernels.executors import Kernels
 from tests.kernels.hopper_configs import CONFIGS, SMALL
@@ -60,6 +61,18 @@ LARGE_TILES = {
     "sm_100a": Sm100Config(mma_m=256, mma_n=128, cta_group=2, cluster_m=2, stages=2, early_release=True),
 }
 
+LOGITS = {
+    "rows_over_warpgroups": (SMALL, TwoKernelConfig(tile_m=128, tile_n=48)),
+    "columns_over_warpgroups": (
+        SMALL,
+        TwoKernelConfig(tile_m=64, tile_n=96, schedule=Schedule.COOPERATIVE_N.value),
+    ),
+    "pingpong": (SMALL, TwoKernelConfig(tile_m=64, tile_n=32, schedule=Schedule.PINGPONG.value)),
+    "padded_tile": (SMALL, TwoKernelConfig(tile_m=8, tile_n=32, stages=3, warpgroups=1)),
+    "split_k": (replace(SMALL, hidden=1024), TwoKernelConfig(tile_m=64, tile_n=96, split_k=2, warpgroups=1)),
+    "odd": (replace(SMALL, experts=71), TwoKernelConfig(tile_m=64, tile_n=48, warpgroups=1)),
+}
+
 
 def config_of(target: str, name: str) -> Any:
     problem, tokens = CASES[name]
@@ -72,10 +85,18 @@ def kernels(request: pytest.FixtureRequest, compile_pool: CompilePool) -> Kernel
 
 
 def mismatches(
-    kernels: Kernels, problem: RouterProblem, config: Any, tokens: int, only: tuple[str, ...]
+    kernels: Kernels,
+    problem: RouterProblem,
+    config: Any,
+    tokens: int,
+    only: tuple[str, ...],
+    kernel: KernelFamily | None = None,
 ) -> list[str]:
-    """What is wrong with the outputs on each distribution in `only`; [] when nothing is."""
-    kernel = TARGETS[kernels.target]
+    """What is wrong with the outputs on each distribution in `only`; [] when nothing is.
+
+    `kernel`: of which family; None: the target's fused one.
+    """
+    kernel = kernel or TARGETS[kernels.target]
     launch: Callable[..., object] = kernels.launch(kernel, problem, config)
     workspace = torch.zeros(kernel.workspace_elements(problem, config, tokens), device=kernels.device)
     wrong = []
@@ -120,3 +141,12 @@ def test_every_kind_of_hopper_config(name: str, compile_pool: CompilePool) -> No
 def test_a_second_round_of_a_persistent_kernel(compile_pool: CompilePool) -> None:
     kernels = Kernels("sm_100a", compile_pool)
     assert not mismatches(kernels, DEEP, SECOND_ROUND, 450, ("normal",))
+
+
+@pytest.mark.parametrize("name", LOGITS)
+def test_logits_of_every_fragment_are_stored(name: str, compile_pool: CompilePool) -> None:
+    """In pairs of columns, or one by one where the experts' number is odd."""
+    problem, config = LOGITS[name]
+    kernels, two_kernel = Kernels("sm_90a", compile_pool), family("two_kernel_sm90")
+    assert two_kernel.illegal_reason(problem, config, "sm_90a") is None
+    assert not mismatches(kernels, problem, config, 65, ("normal",), two_kernel)
