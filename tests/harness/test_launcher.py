@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from harness.artifact import Artifact
-from harness.cache import ArtifactCache
 from harness.compile_pool import CompilePool
 from harness.launcher import load_launcher
 from harness.toolchain import ToolchainError, runtime_library
@@ -16,9 +15,8 @@ from tests.harness.tiny_family import PROBLEM, TARGET, TinyConfig, TinyFamily
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    with CompilePool(ArtifactCache(tmp_path_factory.mktemp("cache")), workers=1) as pool:
-        found = pool.submit(TinyFamily(), PROBLEM, TinyConfig(), TARGET).result().artifact
+def artifact(compile_pool: CompilePool) -> Artifact:
+    found = compile_pool.submit(TinyFamily(), PROBLEM, TinyConfig(), TARGET).result().artifact
     assert found is not None
     return found
 

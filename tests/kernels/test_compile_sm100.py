@@ -7,7 +7,6 @@ defaults of the default problem.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -80,15 +79,14 @@ class Compiled:
 
 
 @pytest.fixture(scope="module")
-def compiles(artifacts: ArtifactCache) -> Iterator[dict[str, Future[CompileResult]]]:
+def compiles(compile_pool: CompilePool) -> dict[str, Future[CompileResult]]:
     """Every case, on its way through the compiler."""
-    with CompilePool(artifacts, workers=2) as pool:
-        yield {
-            name: pool.submit(
-                TWO_KERNEL if isinstance(config, TwoKernelConfig) else FUSED, problem, config, "sm_100a"
-            )
-            for name, (problem, config) in CASES.items()
-        }
+    return {
+        name: compile_pool.submit(
+            TWO_KERNEL if isinstance(config, TwoKernelConfig) else FUSED, problem, config, "sm_100a"
+        )
+        for name, (problem, config) in CASES.items()
+    }
 
 
 @pytest.fixture(params=CASES)

@@ -7,7 +7,6 @@ defaults of the default problem.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 
 from harness.artifact import ArtifactManifest
-from harness.cache import ArtifactCache
 from harness.compile import PTX
 from harness.compile_pool import CompilePool
 from harness.compile_result import CompileResult
@@ -67,15 +65,14 @@ class Compiled:
 
 
 @pytest.fixture(scope="module")
-def compiles(artifacts: ArtifactCache) -> Iterator[dict[str, Future[CompileResult]]]:
+def compiles(compile_pool: CompilePool) -> dict[str, Future[CompileResult]]:
     """Every case, on its way through the compiler."""
-    with CompilePool(artifacts, workers=2) as pool:
-        yield {
-            name: pool.submit(
-                TWO_KERNEL if isinstance(config, TwoKernelConfig) else FUSED, problem, config, TARGET
-            )
-            for name, (problem, config) in CASES.items()
-        }
+    return {
+        name: compile_pool.submit(
+            TWO_KERNEL if isinstance(config, TwoKernelConfig) else FUSED, problem, config, TARGET
+        )
+        for name, (problem, config) in CASES.items()
+    }
 
 
 @pytest.fixture(params=CASES)

@@ -7,7 +7,6 @@ of what nobody wrote, transaction counts, missing fences, leaked tensor memory, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from harness.cache import ArtifactCache
 from harness.check_bounds import expect
 from harness.check_cases import generate
 from harness.check_rule import compare
@@ -84,14 +82,13 @@ CASES: dict[str, tuple[RouterProblem, Sm100Config, int]] = {
 
 
 @pytest.fixture(scope="module")
-def compiles(artifacts: ArtifactCache) -> Iterator[dict[str, Future[CompileResult]]]:
-    with CompilePool(artifacts, workers=2) as pool:
-        yield {
-            name: pool.submit(
-                TWO_KERNEL if isinstance(config, TwoKernelConfig) else FUSED, problem, config, "sm_100a"
-            )
-            for name, (problem, config, _) in CASES.items()
-        }
+def compiles(compile_pool: CompilePool) -> dict[str, Future[CompileResult]]:
+    return {
+        name: compile_pool.submit(
+            TWO_KERNEL if isinstance(config, TwoKernelConfig) else FUSED, problem, config, "sm_100a"
+        )
+        for name, (problem, config, _) in CASES.items()
+    }
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from harness.artifact import Artifact
-from harness.cache import ArtifactCache
 from harness.compile_pool import CompilePool
 from harness.runner import Candidate
 from harness.simulator.account import account
@@ -26,10 +25,9 @@ BF16_BYTES = 2
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    with CompilePool(ArtifactCache(tmp_path_factory.mktemp("cache")), workers=1) as pool:
-        assert FusedSm90().illegal_reason(PROBLEM, CONFIG, "sm_90a") is None
-        found = pool.submit(FusedSm90(), PROBLEM, CONFIG, "sm_90a").result().artifact
+def artifact(compile_pool: CompilePool) -> Artifact:
+    assert FusedSm90().illegal_reason(PROBLEM, CONFIG, "sm_90a") is None
+    found = compile_pool.submit(FusedSm90(), PROBLEM, CONFIG, "sm_90a").result().artifact
     assert found is not None
     return found
 

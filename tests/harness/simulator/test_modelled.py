@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from harness.artifact import Artifact
-from harness.cache import ArtifactCache
 from harness.compile_pool import CompilePool
 from harness.runner import Candidate
 from harness.simulator.model import Model
@@ -30,25 +27,23 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    cache: Path = tmp_path_factory.mktemp("cache")
-    with CompilePool(ArtifactCache(cache), workers=1) as pool:
-        found = {}
-        for name, config in CONFIGS.items():
-            assert FAMILY.illegal_reason(PROBLEM, config, "sm_100a") is None, name
-            found[name] = pool.submit(FAMILY, PROBLEM, config, "sm_100a")
-        results = {name: one.result() for name, one in found.items()}
-    artifacts = {}
-    for name, result in results.items():
+def compiled(compile_pool: CompilePool) -> dict[str, Artifact]:
+    begun = {}
+    for name, config in CONFIGS.items():
+        assert FAMILY.illegal_reason(PROBLEM, config, "sm_100a") is None, name
+        begun[name] = compile_pool.submit(FAMILY, PROBLEM, config, "sm_100a")
+    found = {}
+    for name, one in begun.items():
+        result = one.result()
         assert result.artifact is not None, result.reason
-        artifacts[name] = result.artifact
-    return artifacts
+        found[name] = result.artifact
+    return found
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_many_rounds_take_as_long_as_all_of_them_simulated(artifacts: dict[str, Artifact], name: str) -> None:
-    program = Program.of_folder(artifacts[name].folder)
-    candidate, model = Candidate.of_manifest(artifacts[name].manifest, program), Model(program)
+def test_many_rounds_take_as_long_as_all_of_them_simulated(compiled: dict[str, Artifact], name: str) -> None:
+    program = Program.of_folder(compiled[name].folder)
+    candidate, model = Candidate.of_manifest(compiled[name].manifest, program), Model(program)
     assert candidate.round_tokens is not None
     columns = model.columns(unread_arguments(candidate, 10**5))
     tokens = columns * candidate.round_tokens
@@ -57,8 +52,8 @@ def test_many_rounds_take_as_long_as_all_of_them_simulated(artifacts: dict[str, 
     assert modelled_us(model, candidate, m) == pytest.approx(whole, rel=0.01)
 
 
-def test_few_rounds_are_simulated_whole(artifacts: dict[str, Artifact]) -> None:
-    program = Program.of_folder(artifacts["pair"].folder)
-    candidate, model = Candidate.of_manifest(artifacts["pair"].manifest, program), Model(program)
+def test_few_rounds_are_simulated_whole(compiled: dict[str, Artifact]) -> None:
+    program = Program.of_folder(compiled["pair"].folder)
+    candidate, model = Candidate.of_manifest(compiled["pair"].manifest, program), Model(program)
     for m in (1, 300, 2_000):
         assert modelled_us(model, candidate, m) == model.microseconds(unread_arguments(candidate, m))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.artifact import Artifact
-from harness.cache import CACHE_VARIABLE, ArtifactCache
+from harness.cache import CACHE_VARIABLE
 from harness.compile_pool import CompilePool
 from harness.executor import ExecutorError
 from harness.executors import make_executor
@@ -32,17 +32,16 @@ TOKENS = (1, 64, 65, 300)
 
 
 @pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    """The fused kernel and the two-kernel path, compiled by one worker."""
+def compiled(compile_pool: CompilePool) -> dict[str, Artifact]:
+    """The fused kernel and the two-kernel path."""
     two = TwoKernelConfig(tile_m=64, tile_n=128, tile_k=64, stages=3, warpgroups=1, gate_warps=4)
     wanted = ((FusedSm90(), CONFIG), (TwoKernelSm90(), two))
     found: dict[str, Artifact] = {}
-    with CompilePool(ArtifactCache(tmp_path_factory.mktemp("cache")), workers=1) as pool:
-        for family, config in wanted:
-            assert family.illegal_reason(PROBLEM, config, TARGET) is None
-            result = pool.submit(family, PROBLEM, config, TARGET).result()
-            assert result.artifact is not None, result
-            found[family.name] = result.artifact
+    for family, config in wanted:
+        assert family.illegal_reason(PROBLEM, config, TARGET) is None
+        result = compile_pool.submit(family, PROBLEM, config, TARGET).result()
+        assert result.artifact is not None, result
+        found[family.name] = result.artifact
     return found
 
 
@@ -68,8 +67,8 @@ def pointers(launch: Launch) -> set[int]:
 
 @pytest.mark.compiles
 @pytest.mark.parametrize("m", TOKENS)
-def test_the_fused_kernel_is_launched_as_its_config_says(artifacts: dict[str, Artifact], m: int) -> None:
-    artifact, args = artifacts["fused_sm90"], arguments(m)
+def test_the_fused_kernel_is_launched_as_its_config_says(compiled: dict[str, Artifact], m: int) -> None:
+    artifact, args = compiled["fused_sm90"], arguments(m)
     (launch,) = Recorder.of_artifact(artifact.folder).record(args)
     tiles = -(-m // CONFIG.tile_m)
     assert launch.grid == (-(-tiles // 2) * 2, CONFIG.expert_split * CONFIG.grid_split, CONFIG.split_k)
@@ -96,9 +95,9 @@ def test_the_fused_kernel_is_launched_as_its_config_says(artifacts: dict[str, Ar
 
 
 @pytest.mark.compiles
-def test_two_kernels_are_two_launches_in_order(artifacts: dict[str, Artifact]) -> None:
+def test_two_kernels_are_two_launches_in_order(compiled: dict[str, Artifact]) -> None:
     args = arguments(130)
-    gemm, gate = Recorder.of_artifact(artifacts["two_kernel_sm90"].folder).record(args)
+    gemm, gate = Recorder.of_artifact(compiled["two_kernel_sm90"].folder).record(args)
     assert (len(tensor_maps(gemm)), len(tensor_maps(gate))) == (2, 0)
     workspace = args[4].data_ptr()
     assert workspace in pointers(gemm) & pointers(gate), "the logits pass through it"
@@ -119,9 +118,9 @@ def test_two_kernels_are_two_launches_in_order(artifacts: dict[str, Artifact]) -
     ],
 )
 def test_arguments_are_refused_as_on_a_gpu(
-    artifacts: dict[str, Artifact], index: int, spoil: Any, message: str
+    compiled: dict[str, Artifact], index: int, spoil: Any, message: str
 ) -> None:
-    recorder, args = Recorder.of_artifact(artifacts["fused_sm90"].folder), arguments(8)
+    recorder, args = Recorder.of_artifact(compiled["fused_sm90"].folder), arguments(8)
     args[index] = spoil(args[index])
     with pytest.raises((TypeError, ValueError), match=f"(?i){message}"):
         recorder.record(args)
@@ -129,8 +128,8 @@ def test_arguments_are_refused_as_on_a_gpu(
 
 
 @pytest.mark.compiles
-def test_a_process_records_many_artifacts_in_any_order(artifacts: dict[str, Artifact]) -> None:
-    recorders = [Recorder.of_artifact(artifact.folder) for artifact in artifacts.values()]
+def test_a_process_records_many_artifacts_in_any_order(compiled: dict[str, Artifact]) -> None:
+    recorders = [Recorder.of_artifact(artifact.folder) for artifact in compiled.values()]
     counts = [len(recorder.record(arguments(16))) for recorder in (*recorders, *reversed(recorders))]
     assert counts == [1, 2, 2, 1]
 
