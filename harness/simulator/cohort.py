@@ -63,8 +63,8 @@ class Cohort:
         self.units: dict[str, Any] = {}  # what units keep per cohort (wgmma's accumulators)
         self._specials: dict[str, Any] = {}
         # Warps of this cohort that share each one's scheduler: they take turns in issuing.
-        _, place, count = np.unique(machine.scheduler_of_warp[warps], return_inverse=True, return_counts=True)
-        self.sharing: Array = count[place]
+        _, self._scheduler = np.unique(machine.scheduler_of_warp[warps], return_inverse=True)
+        self.sharing: Array = np.bincount(self._scheduler)[self._scheduler]
 
     @property
     def step(self) -> int:
@@ -75,6 +75,10 @@ class Cohort:
         """The number of each warp's launch, int [W, 1]."""
         numbers: Array = self.machine.launch_of_row[self.rows][:, None]
         return numbers
+
+    def shared_by(self, warps: Array) -> Array:
+        """`sharing` where only `warps`, bool [W], issue."""
+        return np.bincount(self._scheduler, weights=warps)[self._scheduler]
 
     def active(self, mask: Any) -> Array:
         """`mask` as bool [W, 32]; None stands for all lanes."""

@@ -117,18 +117,23 @@ class Units:
         return np.zeros(len(sms))
 
     def issue(self, c: Cohort, cost: BlockCost) -> None:
-        """Advance the clocks of a cohort by one block."""
-        cycles = np.maximum(cost.latency, cost.issue * c.sharing)
+        """Advance the clocks of a cohort by one block, those of the warps that have a lane in it."""
+        goes = None if c.mask is None else c.mask.any(1)
+        cycles = np.maximum(cost.latency, cost.issue * (c.sharing if goes is None else c.shared_by(goes)))
         if cost.index >= self.fetched.shape[1]:
             more = np.zeros((len(self.fetched), cost.index + 64 - self.fetched.shape[1]), np.bool_)
             self.fetched = np.concatenate([self.fetched, more], 1)
         c.began = c.clock
         sms = c.machine.sm_of_row[c.rows]
         first = ~self.fetched[sms, cost.index]
+        if goes is not None:
+            first &= goes
         if first.any():
-            cycles = cycles + first * self._fetch(sms, cost)
-            self.fetched[sms, cost.index] = True
-        c.clock = c.clock + cycles
+            late = np.zeros(len(sms))
+            late[first] = self._fetch(sms[first], cost)
+            cycles = cycles + late
+            self.fetched[sms[first], cost.index] = True
+        c.clock = c.clock + (cycles if goes is None else cycles * goes)
 
     def _fetch(self, sms: Array, cost: BlockCost) -> Array:
         """Cycles of waiting for a block's code. The first bytes of a kernel come while it starts.

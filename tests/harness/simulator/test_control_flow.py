@@ -210,3 +210,15 @@ def test_a_guarded_first_write_leaves_the_other_lanes_alone(apart: int | None) -
     x = numbers(128, seed=5)
     expected = torch.where(torch.arange(128) < 40, x + 1, -1).int()
     assert torch.equal(outcome(body, x, 128, 128, apart), expected)
+
+
+def test_warps_that_skip_a_branch_cost_the_others_nothing() -> None:
+    """One warp of sixteen takes as long behind its branch as it does alone, and the others end before it."""
+    long = "".join(f"add.s32 %r{10 + i % 8}, %r{10 + i % 8}, {i};" for i in range(400))
+    body = "".join(f"mov.b32 %r{10 + i}, 0;" for i in range(8))
+    body += f"shr.u32 %r4, %r0, 5; setp.ne.u32 %p0, %r4, 0; @%p0 bra DONE; {long} DONE: bar.sync 0;"
+    x = y = torch.zeros(512, dtype=torch.int32)
+    ends = {threads: run_ptx(body, x, y, threads=threads)._finished.max() for threads in (32, 512)}
+    all_take_it = run_ptx(body.replace("@%p0 bra DONE;", ""), x, y, threads=512)._finished.max()
+    assert ends[512] < 1.2 * ends[32]
+    assert all_take_it > 2 * ends[512]
