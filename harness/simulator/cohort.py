@@ -78,7 +78,8 @@ class Cohort:
 
     def shared_by(self, warps: Array) -> Array:
         """`sharing` where only `warps`, bool [W], issue."""
-        return np.bincount(self._scheduler, weights=warps)[self._scheduler]
+        sharing: Array = np.bincount(self._scheduler, weights=warps)[self._scheduler]
+        return sharing
 
     def active(self, mask: Any) -> Array:
         """`mask` as bool [W, 32]; None stands for all lanes."""
