@@ -118,7 +118,7 @@ class Units:
 
     def issue(self, c: Cohort, cost: BlockCost) -> None:
         """Advance the clocks of a cohort by one block, those of the warps that have a lane in it."""
-        goes = None if c.mask is None else c.mask.any(1)
+        goes: Array | None = None if c.mask is None else np.any(c.mask, 1)
         cycles = np.maximum(cost.latency, cost.issue * (c.sharing if goes is None else c.shared_by(goes)))
         if cost.index >= self.fetched.shape[1]:
             more = np.zeros((len(self.fetched), cost.index + 64 - self.fetched.shape[1]), np.bool_)
