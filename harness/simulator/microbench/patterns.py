@@ -32,18 +32,27 @@ SMS = 132
 
 @dataclass(frozen=True)
 class Pattern:
-    """`rows` rows, `PITCH` bytes apart; as many lanes side by side in each, `lane_bytes` of each lane."""
+    """`rows` rows, `PITCH` bytes apart; as many lanes side by side in each, `lane_bytes` of each lane.
+
+    `every`: bytes from lane to lane, more than it accesses where lanes leave gaps; 0: there are none.
+    """
 
     rows: int
     lane_bytes: int
+    every: int = 0
 
     @property
     def name(self) -> str:
-        return f"rows{self.rows}_bytes{self.lane_bytes}"
+        return f"rows{self.rows}_bytes{self.lane_bytes}" + (f"_every{self.every}" if self.every else "")
+
+    @property
+    def lane_step(self) -> int:
+        return self.every or self.lane_bytes
 
     @property
     def row_bytes(self) -> int:
-        return LANES // self.rows * self.lane_bytes
+        """Of a row, gaps included."""
+        return LANES // self.rows * self.lane_step
 
     @property
     def lines(self) -> int:
@@ -86,6 +95,9 @@ PATTERNS = (
     Pattern(8, 8),  # an accumulator's fp32: pairs of columns in 8 rows, whole sectors
     *(Pattern(rows, 16) for rows in (1, 8, 16, 32)),
 )
+# Stores whose lanes leave gaps in sectors: an accumulator's columns one by one; one of a token's six results,
+# and two of them; a word of each sector, and a half.
+GAPS = (Pattern(8, 4, 8), Pattern(1, 4, 24), Pattern(1, 8, 24), Pattern(1, 4, 32), Pattern(1, 16, 32))
 # `ld`: finds in the L1 what an earlier turn loaded. `ld_cg`: "cache at global level", the L2 (PTX ISA, cache
 # operators): the same bytes in every turn, and still from there.
 INSTRUCTIONS = {"st": "st.global", "ld": "ld.global", "ld_cg": "ld.global.cg"}
@@ -95,7 +107,8 @@ TYPES = {1: "u8", 4: "b32", 8: "v2.b32", 16: "v4.b32"}
 
 
 def micros() -> list[Micro]:
-    return [_micro(op, pattern) for op in INSTRUCTIONS for pattern in PATTERNS]
+    whole = [_micro(op, pattern) for op in INSTRUCTIONS for pattern in PATTERNS]
+    return whole + [_micro("st", pattern) for pattern in GAPS]
 
 
 def _micro(op: str, pattern: Pattern) -> Micro:
@@ -135,7 +148,7 @@ and.b32 v, tid, {LANES - 1};
 shr.u32 row, v, {lanes.bit_length() - 1};
 mad.lo.u32 place, row, {PITCH}, place;
 and.b32 v, tid, {lanes - 1};
-mad.lo.u32 place, v, {pattern.lane_bytes}, place;
+mad.lo.u32 place, v, {pattern.lane_step}, place;
 mov.u32 v, %ctaid.x;
 mad.lo.u32 place, v, p1, place;
 mad.wide.u32 at, place, 1, src;

@@ -21,15 +21,20 @@ from harness.simulator.microbench.micro import (
     Micro,
     Run,
 )
-from harness.simulator.microbench.patterns import INSTRUCTIONS, PATTERNS, WARPS, Pattern
+from harness.simulator.microbench.patterns import GAPS, INSTRUCTIONS, PATTERNS, WARPS, Pattern
 from tests.harness.simulator.raw_ptx import run_ptx
 
 MICROS = {micro.name: micro for micro in patterns.micros()}
-CASES = [pytest.param(op, one, id=f"{op}_{one.name}") for op in INSTRUCTIONS for one in PATTERNS]
+ALL = (*PATTERNS, *GAPS)
+CASES = [
+    pytest.param(op, one, id=f"{op}_{one.name}")
+    for op in INSTRUCTIONS
+    for one in (ALL if op == "st" else PATTERNS)
+]
 TURNS = 2  # and the one before them, which is not timed
 CTAS = 2  # of runs of many
 # What the widest pattern reaches where its places move on before each turn.
-SOURCE = torch.zeros((TURNS + 2) * WARPS * max(one.warp_bytes for one in PATTERNS), dtype=torch.uint8)
+SOURCE = torch.zeros((TURNS + 2) * WARPS * max(one.warp_bytes for one in ALL), dtype=torch.uint8)
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -143,7 +148,7 @@ def test_runs_touch_what_their_names_say(op: str, pattern: Pattern, seen: Seen) 
 
 @pytest.mark.parametrize("micro", MICROS.values(), ids=lambda micro: micro.name)
 def test_all_places_of_a_run_lie_in_the_source(micro: Micro) -> None:
-    pattern = next(one for one in PATTERNS if micro.name.endswith(f"_{one.name}"))
+    pattern = next(one for one in ALL if micro.name.endswith(f"_{one.name}"))
     for run in micro.runs:
         turns, between, _, moved = run.parameters
         reached = (run.ctas - 1) * between + (turns + 1) * moved + WARPS * pattern.warp_bytes
