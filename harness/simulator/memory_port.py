@@ -16,6 +16,7 @@ Nothing here is a load's latency, which its block has.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ from harness.simulator.target import Target
 
 Array = npt.NDArray[Any]
 LEAST_OF_A_LINE = LINE_BYTES // 2
-PLACE_BITS = 44  # of an address among those of its warp
+PLACE_BITS = 47  # of an address, relative to the first of its warp: a process has no more
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class MemoryPort:
         self._l2 = l2
         self._l2_stores = Bandwidth(target.chip["l2_store_sms"] * wave.share)
         # Lines that each SM's L1 has had: all of them, as if it were large.
-        self._held: list[set[int]] = [set() for _ in range(sms)]
+        self._held: defaultdict[int, set[int]] = defaultdict(set)
 
     def store(self, sms: Array, touched: Touched, times: Array) -> Array:
         """When stores that warps of `sms` issue at `times`, all [W], have passed."""
@@ -111,7 +112,7 @@ class MemoryPort:
         ends = np.cumsum(touched.lines)
         for index in np.argsort(times, kind="stable"):
             lines = touched.lines_at[ends[index] - touched.lines[index] : ends[index]].tolist()
-            held = self._held[sms[index]]
+            held = self._held[int(sms[index])]
             new = sum(line not in held for line in lines)
             if new:
                 held.update(lines)
