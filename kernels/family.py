@@ -9,7 +9,7 @@ that whoever runs an artifact needs to know nothing about the kernel inside:
                OperandFormat.NVFP4: a, a_scale, b, b_scale
     bias       [E] fp32 (zeros where the problem has none)
     alpha      [1] fp32, on the device
-    workspace  at least [workspace_elements(problem, config, M)] fp32, 16-byte aligned, zeroed once by its
+    workspace  at least [workspace_elements(problem, config, M)] fp32, 32-byte aligned, zeroed once by its
                owner and never given to launches that may overlap; every launch of the family leaves in it
                what the next one needs, at any M
     weights    [M, k] fp32, written

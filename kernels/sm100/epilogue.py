@@ -35,7 +35,7 @@ EPILOGUE_BARRIER = 1
 # Staged logits that a thread reads and scores at once: enough to cover the latencies of loads from other
 # CTAs, of exp, rcp and sqrt. With 8 or 16 the model sees no more gain, only more code to fetch.
 STAGED_BATCH = 4
-# Logits stored at once: 16 bytes.
+# Logits stored at once: 32 bytes, a whole sector (`st.global.v8`).
 VECTOR = 8
 
 
