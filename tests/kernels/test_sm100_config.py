@@ -17,6 +17,7 @@ from kernels.sm100.config import (
     EXCLUSIVE_SMEM_BYTES,
     RULES,
     SMEM_BYTES,
+    SMS,
     SPACE,
     TMEM_COLUMNS,
     TWO_KERNEL_RULES,
@@ -290,6 +291,15 @@ def test_workspace_of_the_fused_kernel() -> None:
 
 def test_workspace_of_the_two_kernel_path_is_the_logits() -> None:
     assert TWO_KERNEL.workspace_elements(PRO, TWO_KERNEL.default_config(PRO, 1), 100) == 100 * 384
+
+
+@pytest.mark.parametrize("m", [1025, 2048, 2049, 4096])
+@pytest.mark.parametrize("name", ["deepseek-v4-pro", "deepseek-v4-flash"])
+def test_defaults_for_some_thousand_tokens_fill_one_wave(name: str, m: int) -> None:
+    config = FUSED.default_config(PRESETS[name], m)
+    ctas = -(-m // config.token_tile) * config.expert_split * config.split_k * config.grid_split
+    assert SMS // 3 < ctas <= SMS
+    assert config.epi_warpgroups == 2
 
 
 def test_more_tokens_than_a_grid_split_can_count_are_refused() -> None:
