@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from harness.simulator.account_record import LOAD, PRODUCT, STORE, LaunchAccount, RoleAccount, WaveAccount
+from harness.simulator.machine import SCHEDULERS
 from harness.simulator.memory_path import Wave
 from harness.simulator.model import Model, launch_cycles
 from harness.simulator.run import Program
@@ -18,7 +19,6 @@ from harness.simulator.trace import TracedUnits
 
 # Of the roles, in the order in which data passes them.
 ROLE_ORDER = ("TMA", "MMA", "math", "epilogue", "other")
-SCHEDULERS = 4  # of an SM
 
 
 def account(program: Program, args: Sequence[torch.Tensor], *, warm: bool, **model: Any) -> LaunchAccount:

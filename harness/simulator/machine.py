@@ -46,6 +46,7 @@ from harness.simulator.timing import Units
 Array = npt.NDArray[Any]
 # Blocks that the cohorts of one machine may run: a router's largest launch takes some ten thousand.
 MAX_BLOCKS = 1_000_000
+SCHEDULERS = 4  # of an SM
 
 
 @cache
@@ -98,7 +99,7 @@ class Machine:
         self.thread_of_lane = (self.warp_in_cta[:, None] * LANES + np.arange(LANES)).astype(np.uint16)
         self.registers_per_thread = np.zeros(count, np.int64)  # since the last setmaxnreg; 0: as launched
         self.sm_of_row = units.place(self.rows, self.cluster_size)
-        self.scheduler_of_warp = self.sm_of_row[self.row_of_warp] * 4 + self.warp_in_cta % 4
+        self.scheduler_of_warp = self.sm_of_row[self.row_of_warp] * SCHEDULERS + self.warp_in_cta % SCHEDULERS
         self.cluster_of_row = np.arange(self.rows) // self.cluster_size
         self.launch_of_row = grids.launch_of(clusters)[self.cluster_of_row]
         self.rank_of_row = np.arange(self.rows) % self.cluster_size

@@ -24,6 +24,7 @@ from cutlass import Float32, Int32, const_expr, pipeline
 from cutlass.cute.nvgpu import tcgen05
 from cutlass.cutlass_dsl import select_
 
+from kernels.device.logits import store_logits
 from kernels.device.peers import load_peer
 from kernels.problem import RouterProblem
 from kernels.sm100.config import STAGING_PADDING, TMEM_LANES, WARP, WARPGROUP, Sm100Config
@@ -326,23 +327,8 @@ class LogitsEpilogue(Epilogue):
             if token < out.weights.shape[0]:
                 for column in cutlass.range_constexpr(0, c.epi_n, VECTOR):
                     if expert + column < experts:
-                        self.store_vector(values, column, token, expert, place, out)
-
-    def store_vector(
-        self,
-        values: cute.Tensor,
-        column: int,
-        token: Int32,
-        expert: Int32,
-        place: Place,
-        out: Outputs,
-    ) -> None:
-        """Store the logits of `VECTOR` experts of one token at once."""
-        vector = cute.make_rmem_tensor((VECTOR,), Float32)
-        for element in range(VECTOR):
-            vector[element] = values[column + element] * place.alpha
-        offset = cute.assume(token * self.problem.experts + expert + column, divby=VECTOR)
-        cute.autovec_copy(vector, cute.make_tensor(out.weights.iterator + offset, cute.make_layout(VECTOR)))
+                        logits = [values[column + element] * place.alpha for element in range(VECTOR)]
+                        store_logits(logits, token, expert + column, out.weights)
 
     def finish(self, state: Any, turn: Int32, token_tile: Int32, place: Place, out: Outputs) -> None:
         pass

@@ -25,6 +25,7 @@ from cutlass import Boolean, Float32, Int32, const_expr
 from cutlass.cutlass_dsl import select_
 
 from kernels.device.fences import sync_cluster_shared
+from kernels.device.logits import store_logits
 from kernels.device.peers import load_peer
 from kernels.device.score import activation
 from kernels.device.topk import EMPTY_KEY, TopK, lanes_for, sort_key, write_row
@@ -262,13 +263,7 @@ class LogitsEpilogue(Epilogue):
             token = place.m_tile * self.config.tile_m + row
             expert = place.first_expert + column
             if row < self.config.tile_m and token < out.weights.shape[0] and expert < experts:
-                pair = cute.make_rmem_tensor((PAIR,), Float32)
-                for element in cutlass.range_constexpr(PAIR):
-                    pair[element] = logits[element]
-                offset = cute.assume(token * experts + expert, divby=PAIR)
-                cute.autovec_copy(
-                    pair, cute.make_tensor(out.weights.iterator + offset, cute.make_layout(PAIR))
-                )
+                store_logits(logits, token, expert, out.weights)
 
     def finish(self, state: list[TopK], overlay: cute.Pointer, place: Place, out: Outputs) -> None:
         pass

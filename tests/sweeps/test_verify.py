@@ -94,7 +94,7 @@ def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path, name: str, tar
     out = tmp_path / "not there yet" / "verified.jsonl"
     command = [sys.executable, "-m", "sweeps.cli", "verify", "--hidden", "512", "--configs", "1"]
     command += ["--family", name, "--target", target]
-    for _ in range(2 if target == "sm_90a" else 1):
+    for _ in range(2):
         done = subprocess.run(
             [*command, "--out", str(out)],
             env=os.environ | {"ROUTERTUNE_CACHE": str(tmp_path)},
@@ -239,15 +239,15 @@ def test_a_process_that_dies_costs_its_config_and_no_other(
     monkeypatch.setattr(verify_space_module, "_verify", _dies_of_64_columns)
     out = tmp_path / "verified.jsonl"
     whole = space()
-    found = list(verify_space(whole, out, Plan(tmp_path, configs=4, jobs=2)))
+    found = list(verify_space(whole, out, Plan(tmp_path, configs=8, jobs=2)))
     assert read_verified(out) == found
-    assert len(found) == 4
+    assert len(found) == 8
     for one in found:
         dies = one.config["mma_n"] == 64
         assert one.outcome is (Outcome.CRASHED if dies else Outcome.OK)
         assert ("the process died with exit code 7" in one.reason) == dies
     assert {one.config["mma_n"] for one in found} > {64}
-    assert not list(verify_space(whole, out, Plan(tmp_path, configs=4, jobs=2)))
+    assert not list(verify_space(whole, out, Plan(tmp_path, configs=8, jobs=2)))
 
 
 def _dies_of_64_columns(

@@ -149,33 +149,36 @@ MEMORY: list[Entry] = [
 ]
 
 
-def _pattern(op: str, pattern: patterns.Pattern, run: str, each: int) -> Callable[[Results], float]:
-    """Cycles of an SM for each of `each` parts of a warp's access."""
-    accesses = patterns.WARP_TURNS * pattern.accesses
-    return lambda r: r.cycles(f"pattern_{op}_{pattern.name}", run) / accesses / each
+def access_cycles(r: Results, op: str, pattern: patterns.Pattern, run: str) -> float:
+    """Cycles of an SM for each access of a warp."""
+    return r.cycles(pattern.micro(op), run) / (patterns.WARP_TURNS * pattern.accesses)
+
+
+def _pattern(
+    entry: str, op: str, pattern: patterns.Pattern, parts: int, run: str = f"one_{patterns.WARPS}"
+) -> Direct:
+    """Cycles of an SM for each of an access's `parts`."""
+    return Direct(entry, pattern.micro(op), lambda r: access_cycles(r, op, pattern, run) / parts)
+
+
+def _store_sms(r: Results) -> float:
+    """SMs whose stores the L2 takes at their own rate."""
+    one, every = (
+        access_cycles(r, "st", ROW, run) for run in (f"one_{patterns.WARPS}", f"own_{patterns.SMS}")
+    )
+    return patterns.SMS * one / every
 
 
 # Neighbouring bytes, rows of an accumulator (a sector in each of eight lines), and half sectors.
 ROW, ROWS, HALVES = patterns.Pattern(1, 16), patterns.Pattern(8, 8), patterns.Pattern(8, 4)
-ONE_SM = f"one_{patterns.WARPS}"
-_whole = _pattern("st", ROW, ONE_SM, ROW.sectors)
-_whole_of_all = _pattern("st", ROW, f"own_{patterns.SMS}", ROW.sectors)
 PATTERNS: list[Entry] = [
-    Direct("issue.st.global", "pattern_st_rows1_bytes4", _pattern("st", patterns.Pattern(1, 4), "one_1", 1)),
-    Direct("chip.store_line_cycles", "pattern_st_rows8_bytes8", _pattern("st", ROWS, ONE_SM, ROWS.lines)),
-    Direct("chip.store_sector_cycles", "pattern_st_rows1_bytes16", _whole),
-    Direct("chip.store_half_cycles", "pattern_st_rows8_bytes4", _pattern("st", HALVES, ONE_SM, HALVES.lines)),
-    Direct(
-        "chip.l2_store_sms",
-        "pattern_st_rows1_bytes16, 132 SMs and one",
-        lambda r: patterns.SMS * _whole(r) / _whole_of_all(r),
-    ),
-    Direct(
-        "chip.load_line_cycles", "pattern_ld_cg_rows8_bytes8", _pattern("ld_cg", ROWS, ONE_SM, ROWS.lines)
-    ),
-    Direct(
-        "chip.load_sector_cycles", "pattern_ld_cg_rows1_bytes16", _pattern("ld_cg", ROW, ONE_SM, ROW.sectors)
-    ),
+    _pattern("issue.st.global", "st", patterns.Pattern(1, 4), 1, "one_1"),
+    _pattern("chip.store_line_cycles", "st", ROWS, ROWS.lines),
+    _pattern("chip.store_sector_cycles", "st", ROW, ROW.sectors),
+    _pattern("chip.store_half_cycles", "st", HALVES, HALVES.lines),
+    Direct("chip.l2_store_sms", f"{ROW.micro('st')}, {patterns.SMS} SMs and one", _store_sms),
+    _pattern("chip.load_line_cycles", "ld_cg", ROWS, ROWS.lines),
+    _pattern("chip.load_sector_cycles", "ld_cg", ROW, ROW.sectors),
 ]
 
 SYNCS = sync.LOOPS * 4

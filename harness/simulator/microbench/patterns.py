@@ -45,6 +45,10 @@ class Pattern:
     def name(self) -> str:
         return f"rows{self.rows}_bytes{self.lane_bytes}" + (f"_every{self.every}" if self.every else "")
 
+    def micro(self, op: str) -> str:
+        """The name of the micro that accesses memory so, by `op` of `INSTRUCTIONS`."""
+        return f"pattern_{op}_{self.name}"
+
     @property
     def lane_step(self) -> int:
         return self.every or self.lane_bytes
@@ -112,9 +116,8 @@ def micros() -> list[Micro]:
 
 
 def _micro(op: str, pattern: Pattern) -> Micro:
-    name = f"pattern_{op}_{pattern.name}"
     body = _stores(pattern) if op == "st" else _loads(INSTRUCTIONS[op], pattern)
-    return Micro(name, body, _runs(op, pattern), WARPS * LANES)
+    return Micro(pattern.micro(op), body, _runs(op, pattern), WARPS * LANES)
 
 
 def _runs(op: str, pattern: Pattern) -> tuple[Run, ...]:

@@ -10,7 +10,8 @@ from harness.provenance import PROJECT_ROOT
 from harness.simulator.bandwidth import Bandwidth
 from harness.simulator.memory_path import Wave
 from harness.simulator.memory_port import MemoryPort, Touched
-from harness.simulator.microbench.patterns import PATTERNS, PITCH, SMS, WARP_TURNS, Pattern
+from harness.simulator.microbench.entries import access_cycles
+from harness.simulator.microbench.patterns import PATTERNS, PITCH, SMS, Pattern
 from harness.simulator.microbench.results import Results
 from harness.simulator.target import target_named
 from tests.harness.simulator.raw_ptx import run_ptx
@@ -67,8 +68,7 @@ def of_pattern(pattern: Pattern) -> Touched:
 
 def measured(op: str, pattern: Pattern, run: str) -> float:
     """Cycles of an SM for each access of a warp."""
-    cycles = MEASURED.cycles(f"pattern_{op}_{pattern.name}", run)
-    return cycles / (WARP_TURNS * pattern.accesses)
+    return access_cycles(MEASURED, op, pattern, run)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.name)

@@ -31,7 +31,7 @@ PUBLISHED = [
 ]
 MICROS = {micro.name: micro for micro in catalogue()}
 # What no device has been asked yet.
-UNMEASURED = {f"pattern_st_{gap.name}" for gap in patterns.GAPS}
+UNMEASURED = {gap.micro("st") for gap in patterns.GAPS}
 
 # Nothing was fitted to these: what the model makes of the entries that others gave.
 PREDICTED = [
@@ -64,8 +64,8 @@ def simulated() -> dict[tuple[str, str, int], float]:
     """Cycles by micro, run and column. The DSL compiles for one target a process: a child of ours does it."""
     wanted = [(e.micro, e.run, e.column) for e in ENTRIES if isinstance(e, Shifted)]
     wanted += [(name, run, column) for name, run, column, _ in PREDICTED]
-    wanted += [(f"pattern_st_{pattern.name}", "one_16", column) for pattern in STORED for column in (0, 1)]
-    wanted += [(f"pattern_ld_cg_{pattern.name}", "one_1", 0) for pattern in LOADED]
+    wanted += [(pattern.micro("st"), "one_16", column) for pattern in STORED for column in (0, 1)]
+    wanted += [(pattern.micro("ld_cg"), "one_1", 0) for pattern in LOADED]
     child = [sys.executable, "-m", "tests.harness.simulator.microbench_cycles"]
     done = subprocess.run(child, input=json.dumps(wanted), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -129,7 +129,7 @@ def test_the_model_predicts_other_micros(
 def test_a_fence_waits_behind_the_stores(
     pattern: patterns.Pattern, simulated: dict[tuple[str, str, int], float]
 ) -> None:
-    issued, performed = (simulated[f"pattern_st_{pattern.name}", "one_16", column] for column in (0, 1))
+    issued, performed = (simulated[pattern.micro("st"), "one_16", column] for column in (0, 1))
     fence = target_named("sm_90a").stall_of("fence.acq_rel.gpu")
     assert performed - issued == pytest.approx(fence, rel=0.25)
 
@@ -140,7 +140,7 @@ def test_loads_of_a_turn_wait_together(
 ) -> None:
     """Of one warp: a turn takes the latency of one load, and what the others need to issue."""
     latency = target_named("sm_90a").latency_of("ld.global")
-    turn = simulated[f"pattern_ld_cg_{pattern.name}", "one_1", 0] / patterns.WARP_TURNS
+    turn = simulated[pattern.micro("ld_cg"), "one_1", 0] / patterns.WARP_TURNS
     assert latency < turn < 1.3 * latency
 
 

@@ -102,7 +102,7 @@ def distinct(places: Array, unit: int) -> set[int]:
 def test_an_access_touches_the_lines_and_sectors_of_its_pattern(
     op: str, pattern: Pattern, seen: Seen
 ) -> None:
-    micro = MICROS[f"pattern_{op}_{pattern.name}"]
+    micro = MICROS[pattern.micro(op)]
     execute(micro, next(run for run in micro.runs if run.name == "one_16"))
     assert len(seen.accesses) == WARPS
     for accesses in seen.accesses.values():
@@ -115,9 +115,9 @@ def test_an_access_touches_the_lines_and_sectors_of_its_pattern(
 
 @pytest.mark.parametrize(("op", "pattern"), CASES)
 def test_runs_touch_what_their_names_say(op: str, pattern: Pattern, seen: Seen) -> None:
-    for run in MICROS[f"pattern_{op}_{pattern.name}"].runs:
+    for run in MICROS[pattern.micro(op)].runs:
         seen.accesses.clear()
-        execute(MICROS[f"pattern_{op}_{pattern.name}"], run)
+        execute(MICROS[pattern.micro(op)], run)
         kind, _, count = run.name.rpartition("_")
         warps = int(count) if run.ctas == 1 else WARPS
         ctas = min(run.ctas, CTAS)
