@@ -160,12 +160,7 @@ def _load_tiles(
     def arrive() -> None:
         check_arrival(machine, rows, keys, "a tile load")
         if machine.functional:
-            parts = [
-                tma_copy.load(tensor.map, tensor.memory, corner[mine], offsets[mine])
-                for tensor, mine in each(tensors)
-            ]
-            data = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            machine.shared.write_tiles(rows, offsets[issue], data[issue] if multicast else data)
+            machine.tile_loads.load(tensors, corner, offsets, machine.shared, issue, rows)
             machine.shared.mark_loaded(rows, offsets[issue], size, machine.step)
         if exits is not None:
             exits.complete(issuers, epochs, keys, machine.mbarriers.phase[keys])

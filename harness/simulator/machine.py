@@ -41,6 +41,7 @@ from harness.simulator.shared_races import SharedRaces
 from harness.simulator.specials import special_registers
 from harness.simulator.tensors_used import Tensor
 from harness.simulator.thread_order import ThreadOrder
+from harness.simulator.tile_loads import TileLoads
 from harness.simulator.timing import Units
 
 Array = npt.NDArray[Any]
@@ -136,6 +137,7 @@ class Machine:
         self.unit_state: dict[str, Any] = {}  # what kinds of units keep for the whole machine (tensor memory)
         # What `tensors_used` has found in parameters.
         self.tensors_used: dict[tuple[bytes, bytes, int | None], list[list[Tensor]]] = {}
+        self.tile_loads = TileLoads()
         self._events: list[tuple[float, int, Callable[[], None], Callable[[], str] | None]] = []
         self._order = 0
         self._specials = special_registers(self)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.simulator import moves
 from harness.simulator.errors import SimulationError
 from harness.simulator.matrix_descriptor import (
     CHUNK,
@@ -22,7 +23,7 @@ from harness.simulator.matrix_descriptor import (
     chunks_k_major,
     chunks_mn_major,
 )
-from harness.simulator.number_formats import FloatArray, NumberFormat, decode
+from harness.simulator.number_formats import BF16, FloatArray, NumberFormat, decode
 
 SharedArray = NDArray[np.uint8]
 
@@ -66,15 +67,22 @@ class Operand:
         `shared` uint8 [C, bytes] with bytes a multiple of 16, `cta` int [G] rows of it, `descriptors` uint64
         [G, S]. Equal descriptors for all G, the usual case, need one index array.
         """
-        return self.values(shared, cta, self.chunks(descriptors))
+        return self.values(shared, cta, self.chunks(shared, descriptors))
 
-    def chunks(self, descriptors: NDArray[Any]) -> IndexArray:
-        """The chunks of all steps, side by side along K: [1 or G, ...] of `chunk_indices`."""
+    def chunks(self, shared: SharedArray, descriptors: NDArray[Any]) -> IndexArray:
+        """The chunks of all steps, side by side along K: [1 or G, ...] of `chunk_indices`.
+
+        Raises `SimulationError` where they lie behind the bytes of `shared`.
+        """
         (chunks,) = by_descriptors(descriptors, partial(_step_chunks, self))
+        check_chunks(shared, chunks)
         return chunks
 
     def values(self, shared: SharedArray, cta: NDArray[Any], chunks: IndexArray) -> FloatArray:
         """`read` of known chunks."""
+        if self.number_format is BF16:
+            values = moves.widen_bf16(shared, cta, chunks)
+            return values.swapaxes(1, 2) if self.mn_major else values
         return self._elements(gather_chunks(shared, cta, chunks))
 
     def words(self, descriptors: NDArray[Any]) -> tuple[IndexArray, IndexArray]:
@@ -122,13 +130,16 @@ def _step_words(operand: Operand, descriptors: tuple[int, ...]) -> tuple[IndexAr
     return words, np.unique(chunks // 16)[None]
 
 
+def check_chunks(shared: SharedArray, indices: IndexArray) -> None:
+    """Raise unless all chunks `indices` lie within a CTA's bytes."""
+    last = int(indices.max(initial=0)) * CHUNK
+    if last >= shared.shape[1]:
+        raise SimulationError(f"operand at address {last:#x} of {shared.shape[1]:#x} shared bytes")
+
+
 def gather_chunks(shared: SharedArray, cta: NDArray[Any], indices: IndexArray) -> SharedArray:
     """Bytes uint8 [G, r, 16 c] of chunks `indices` [1 or G, r, c] from rows `cta` [G] of `shared`."""
     per_cta = shared.shape[1] // CHUNK
-    if indices.size and int(indices.max()) >= per_cta:
-        raise SimulationError(
-            f"operand at address {int(indices.max()) * CHUNK:#x} of {shared.shape[1]:#x} shared bytes"
-        )
     # complex128 serves as a 16-byte cell that is only ever copied.
     cells = shared.view(np.complex128).reshape(-1)
     picked: NDArray[Any] = cells[cta.astype(np.intp)[:, None, None] * per_cta + indices]

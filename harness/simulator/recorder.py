@@ -16,16 +16,17 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from harness.artifact import ENTRY, LAUNCHER
 from harness.oneline import one_line
+from harness.simulator import c_library
 from harness.simulator.cuda_tensor import as_cuda
 from harness.simulator.errors import SimulationError
 from harness.simulator.launch import Dim3, Launch, check_limits
 from harness.simulator.ptx import Kernel, parse
-from harness.simulator.recorder_library import load_recorder
 from harness.toolchain import ToolchainError
 
 # A name in the launcher's string table. Undefined symbols are in no hash table, so names may change in place.
@@ -58,6 +59,14 @@ class _Config(ctypes.Structure):
 _SINK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_Config), ctypes.POINTER(ctypes.c_void_p)
 )
+
+
+@cache
+def load_recorder() -> ctypes.CDLL:
+    """The recorder, with global symbols; raises `ToolchainError` when it cannot be built or loaded."""
+    import tvm_ffi  # noqa: F401 - the launchers need its library to be global
+
+    return c_library.load("recorder", ctypes.RTLD_GLOBAL)
 
 
 class Recorder:

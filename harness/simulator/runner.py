@@ -17,8 +17,9 @@ from harness.runner import BeyondRunnerError, Candidate, EndlessCandidateError, 
 from harness.simulator.errors import EndlessError, NotSimulatedError
 from harness.simulator.model import Model
 from harness.simulator.modelled import modelled_us
+from harness.simulator.moves import load_moves
 from harness.simulator.race_launch import search_races
-from harness.simulator.recorder_library import load_recorder
+from harness.simulator.recorder import load_recorder
 from harness.simulator.run import Program
 from harness.simulator.target import target_named
 from harness.timing import bytes_moved, floor_us, flops, summarize
@@ -42,7 +43,9 @@ class SimulatorRunner(Runner):
 
     def __init__(self) -> None:
         self._table = target_named(self.target)
-        load_recorder()  # without it no candidate could run, and that would be none's fault
+        # Without these no candidate could run, and that would be none's fault.
+        load_recorder()
+        load_moves()
         self._loaded: tuple[Candidate, Model] | None = None
 
     def device(self) -> DeviceFacts:

@@ -52,7 +52,7 @@ class GlobalMemory(Protocol):
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """Some of the issues, alike in the swizzle's phase and in whether their whole box is copied.
 
     `origins` int [g] are the boxes' offsets from the tensor's start, in units; `valid` [g, n] marks the units
@@ -118,13 +118,13 @@ def reduce_add(
     for part in _parts(m, kind.itemsize, coordinates, sources):
         for i, issue in enumerate(part.issues):
             valid = None if part.valid is None else part.valid[i : i + 1]
-            offsets, inside = _copied(_Part(part.issues[i : i + 1], part.origins[i : i + 1], part.box, valid))
+            offsets, inside = _copied(Part(part.issues[i : i + 1], part.origins[i : i + 1], part.box, valid))
             if offsets.size:
                 window, low = _window(m, memory, kind.itemsize, int(offsets.min()), int(offsets.max()))
                 window.view(kind)[offsets - low] += elements[issue : issue + 1][inside]
 
 
-def _gather(m: TensorMap, memory: GlobalMemory, unit: int, part: _Part) -> npt.NDArray[Any]:
+def _gather(m: TensorMap, memory: GlobalMemory, unit: int, part: Part) -> npt.NDArray[Any]:
     """What the issues of `part` load, in units [g, n]."""
     if part.valid is None:
         first, last = int(part.origins.min()), int(part.origins.max()) + part.box.last
@@ -139,7 +139,7 @@ def _gather(m: TensorMap, memory: GlobalMemory, unit: int, part: _Part) -> npt.N
     return out
 
 
-def _copied(part: _Part) -> tuple[Indices, Mask]:
+def _copied(part: Part) -> tuple[Indices, Mask]:
     """Offsets of the units that are copied, from the tensor's start, and which of [g, n] those are."""
     offsets = part.origins[:, None] + part.box.offset
     valid = np.ones(offsets.shape, bool) if part.valid is None else part.valid
@@ -162,7 +162,7 @@ def _unit(m: TensorMap, coordinates: Indices) -> int:
     return cuts & -cuts
 
 
-def _parts(m: TensorMap, unit: int, coordinates: Indices, addresses: Indices) -> list[_Part]:
+def _parts(m: TensorMap, unit: int, coordinates: Indices, addresses: Indices) -> list[Part]:
     check_supported(m)
     if coordinates.shape[1] != m.rank:
         raise SimulationError(f"{coordinates.shape[1]} coordinates for a tensor map of rank {m.rank}")
@@ -175,12 +175,12 @@ def _parts(m: TensorMap, unit: int, coordinates: Indices, addresses: Indices) ->
         return _cut(m, unit, coordinates, phases)
     # Copies of a K loop differ in their first coordinate only.
     units = start * m.data_type.global_bits // 8 // unit
-    rows = _cut_rows(m, unit, coordinates[:, 1:].tobytes(), phases.tobytes())
-    return [_Part(one.issues, one.origins + units[one.issues], one.box, one.valid) for one in rows]
+    rows = cut_rows(m, unit, coordinates[:, 1:].tobytes(), phases.tobytes())
+    return [Part(one.issues, one.origins + units[one.issues], one.box, one.valid) for one in rows]
 
 
 @functools.lru_cache(maxsize=64)
-def _cut_rows(m: TensorMap, unit: int, outer: bytes, phases: bytes) -> list[_Part]:
+def cut_rows(m: TensorMap, unit: int, outer: bytes, phases: bytes) -> list[Part]:
     """`_cut` of boxes at 0 in dimension 0, and at `outer` in the others."""
     phase = np.frombuffer(phases, np.intp)
     coordinates = np.zeros((len(phase), m.rank), np.intp)
@@ -188,7 +188,7 @@ def _cut_rows(m: TensorMap, unit: int, outer: bytes, phases: bytes) -> list[_Par
     return _cut(m, unit, coordinates, phase)
 
 
-def _cut(m: TensorMap, unit: int, coordinates: Indices, phases: Indices) -> list[_Part]:
+def _cut(m: TensorMap, unit: int, coordinates: Indices, phases: Indices) -> list[Part]:
     """Boxes at `coordinates` [n, rank], parted by their swizzle's phase and by whether the tensor's edge cuts
     them."""
     start_bytes = coordinates[:, 0] * m.data_type.global_bits // 8
@@ -203,7 +203,7 @@ def _cut(m: TensorMap, unit: int, coordinates: Indices, phases: Indices) -> list
         if box.gap is not None:
             data = np.broadcast_to(~box.gap, (len(issues), len(box.gap)))
             valid = data if valid is None else valid & data
-        parts.append(_Part(issues, origins[issues], box, valid))
+        parts.append(Part(issues, origins[issues], box, valid))
     return parts
 
 

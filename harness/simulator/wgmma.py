@@ -169,7 +169,7 @@ def _reader(
     split = source.reshape(-1, each, source.shape[1])
     if (split == split[:, :1]).all():
         cta, source, each = cta[::each], split[:, 0], 1
-    chunks = operand.chunks(source)
+    chunks = operand.chunks(shared, source)
 
     def read(some: slice) -> FloatArray:
         these = slice(some.start * each, some.stop * each)

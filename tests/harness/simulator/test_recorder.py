@@ -14,11 +14,11 @@ from harness.cache import CACHE_VARIABLE
 from harness.compile_pool import CompilePool
 from harness.executor import ExecutorError
 from harness.executors import make_executor
+from harness.simulator.c_library import build
 from harness.simulator.errors import SimulationError
 from harness.simulator.launch import Launch, check_limits
 from harness.simulator.ptx import parse
 from harness.simulator.recorder import Recorder
-from harness.simulator.recorder_library import build_recorder
 from harness.simulator.tensor_map import DataType, Swizzle, TensorMap, decode
 from harness.toolchain import ToolchainError
 from kernels.problem import RouterProblem
@@ -136,9 +136,9 @@ def test_a_process_records_many_artifacts_in_any_order(compiled: dict[str, Artif
 
 def test_the_recorder_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    built = build_recorder()
+    built = build("recorder")
     written = built.stat().st_mtime_ns
-    assert build_recorder() == built
+    assert build("recorder") == built
     assert built.stat().st_mtime_ns == written
     assert list(built.parent.iterdir()) == [built], "nothing else is left behind"
 
@@ -148,10 +148,10 @@ def test_a_recorder_that_lost_its_end_is_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    built = build_recorder()
+    built = build("recorder")
     whole = built.read_bytes()
     built.write_bytes(whole[: int(left * len(whole))])
-    assert build_recorder() == built
+    assert build("recorder") == built
     ctypes.CDLL(str(built))
     assert len(built.read_bytes()) == len(whole)
     assert list(built.parent.iterdir()) == [built]
@@ -173,7 +173,7 @@ def test_a_linker_that_is_no_compiler_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setenv("CC", "ld")
     with pytest.raises(ToolchainError, match=r"ld cannot compile recorder\.c"):
-        build_recorder()
+        build("recorder")
 
 
 def test_parameter_sizes_follow_the_declarations() -> None:

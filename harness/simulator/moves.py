@@ -1,0 +1,77 @@
+"""The loops of `moves.c` on numpy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulator import c_library
+
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes cut into units of `unit_bytes`, in the order in which they lie in shared memory.
+
+    Unit u of issue i's comes from `offsets[box[i], u]` bytes behind the box's beginning; where
+    `copied[mask[i], u]` is false it is 0 instead, unless `mask[i]` is -1. All arrays are contiguous.
+    """
+
+    unit_bytes: int
+    box: Int64s
+    offsets: Int64s
+    mask: Int64s
+    copied: npt.NDArray[np.bool_]
+
+
+@cache
+def load_moves() -> ctypes.CDLL:
+    """The library; raises `ToolchainError` when it cannot be built or loaded."""
+    library = c_library.load("moves")
+    number, array = ctypes.c_int64, ctypes.c_void_p
+    library.widen_bf16.argtypes = (array, number, number, array, array, number, number, array)
+    library.load_tiles.argtypes = (
+        number, array, array, array, number, number, array, array, array, array
+    )  # fmt: skip
+    library.widen_bf16.restype = library.load_tiles.restype = None
+    return library
+
+
+def widen_bf16(shared: npt.NDArray[np.uint8], rows: Int64s, chunks: Int64s) -> npt.NDArray[np.float32]:
+    """float32 [G, r, 8 c] of the bf16 in the 16-byte chunks `chunks` [1 or G, r, c] of CTAs `rows` [G].
+
+    `shared` [CTAs, bytes], contiguous. All chunks are known to lie within a CTA's bytes.
+    """
+    rows, chunks = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(chunks, np.int64)
+    groups, count = len(rows), chunks[0].size
+    out = np.empty((groups, chunks.shape[1], 8 * chunks.shape[2]), np.float32)
+    step = count if len(chunks) > 1 else 0
+    load_moves().widen_bf16(
+        _at(shared), shared.shape[1], groups, _at(rows), _at(chunks), step, count, _at(out)
+    )
+    return out
+
+
+def load_tiles(issues: Int64s, to: Int64s, sources: Int64s, boxes: Boxes) -> None:
+    """Write tiles to the host addresses `to` [n], each that of its issue `issues` [n].
+
+    The box of issue i begins at the host address `sources[i]`.
+    """
+    issues, to, sources = (np.ascontiguousarray(array, np.int64) for array in (issues, to, sources))
+    units = boxes.offsets.shape[1]
+    load_moves().load_tiles(
+        len(issues), _at(issues), _at(to), _at(sources), boxes.unit_bytes, units, _at(boxes.box),
+        _at(boxes.offsets), _at(boxes.mask), _at(boxes.copied)
+    )  # fmt: skip
+
+
+def _at(array: npt.NDArray[Any]) -> int:
+    assert array.flags.c_contiguous
+    address: int = array.__array_interface__["data"][0]
+    return address
