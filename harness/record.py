@@ -208,15 +208,17 @@ def config_key(record: TrialRecord) -> ConfigKey:
 def two_kernel_records(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
     """The baselines of a study's records.
 
-    A sweep that was stopped may have measured the two-kernel path only beside the finalists: then the
-    confirmations of configs that are no candidate's.
+    A sweep that was stopped may have measured a config of the two-kernel path only beside the finalists, and
+    one that was unstable before may have been steady there: then its confirmations count, which are of no
+    candidate's config.
     """
     by_role: dict[str, list[TrialRecord]] = defaultdict(list)
     for record in records:
         by_role[record.role].append(record)
-    tried = {config_key(record) for record in by_role["candidate"]}
-    late = (record for record in by_role["confirmation"] if config_key(record) not in tried)
-    return tuple(by_role["baseline"] or late)
+    known = {config_key(record) for record in by_role["candidate"]}
+    known |= {config_key(record) for record in by_role["baseline"] if record.outcome is Outcome.OK}
+    late = (record for record in by_role["confirmation"] if config_key(record) not in known)
+    return (*by_role["baseline"], *late)
 
 
 def to_json(record: TrialRecord) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.record import Source
+from harness.record import Outcome, Source
 from sweeps.objective import PENALTY
 from sweeps.progress import Progress, summary
 from tests.sweeps.toy_driver import ALL, BASELINE
@@ -44,3 +44,12 @@ def test_the_two_kernel_path_is_in_the_table_wherever_it_was_measured(role: str)
     assert two_us == [pytest.approx(at.cold.median_us, abs=0.005) for at in beside[1].measurements]
     alone = summary([candidate, beside[0]], "cold", M_VALUES).splitlines()[2:]
     assert [row.split()[2] for row in alone] == ["-", "-"]
+
+
+def test_a_baseline_that_was_unstable_counts_by_its_confirmations() -> None:
+    """On an H200 the fastest one's power was capped the first time: the table named one a fifth slower."""
+    unstable = toy_record(BASELINE, role="baseline", family="toy_baseline", outcome=Outcome.UNSTABLE)
+    again = toy_record(BASELINE, role="confirmation", family="toy_baseline")
+    rows = summary([toy_record(ALL[0]), unstable, again], "cold", M_VALUES).splitlines()[2:]
+    two_us = [float(row.split()[2]) for row in rows]
+    assert two_us == [pytest.approx(at.cold.median_us, abs=0.005) for at in again.measurements]
