@@ -1,15 +1,14 @@
 """Plain loads and stores in global memory: what an SM passes, and what the L2 takes from all SMs.
 
-A warp's instruction touches lines of 128 bytes, sectors of 32 and halves of these. On an H200 an SM passes a
-whole sector of a store in one cycle, a half of one that is not whole in two, and no line in less than 1.4:
-128 neighbouring bytes take 4, a sector in each of eight lines takes 11, and 16 bytes in each of 32 lines take
-64. When all SMs store, the slowest needs 2.1 times as long, whatever the pattern: the L2 has room for the
-stores of 63 SMs. A load takes a cycle for each line, and half a cycle for each sector; what the L1 does not
-hold comes from the L2, which sends at least half a line. With these numbers the model is within 20 % of
-what was measured on one SM for every pattern (results/published/2026-11-29-h200-microbench-patterns).
-
-That a sector with gaps costs its two halves was not measured: of every other word, as lanes store the
-columns of an accumulator one by one, it makes 4 cycles, with which the two-kernel path's times agree.
+A warp's instruction touches lines of 128 bytes and sectors of 32. On an H200 an SM passes a sector of a store
+in one cycle, needs one more for each line with a sector that is not written whole, and passes no line in less
+than 1.4: 128 neighbouring bytes take 4, a sector in each of eight lines takes 11, 16 bytes in each of 32
+lines take 64, and 32 tokens' results, stored one by one 24 bytes apart, take 30. When all SMs store, the
+slowest needs 2.1 times as long, whatever the pattern: the L2 has room for the stores of 63 SMs. A load takes a
+cycle for each line, and half a cycle for each sector; what the L1 does not hold comes from the L2, which sends
+at least half a line. With these numbers the model is within 20 % of what was measured on one SM for every
+pattern (results/published/2026-11-29-h200-microbench-patterns), and within 2 % for stores with gaps
+(results/published/2026-11-29-h200-microbench-gaps).
 
 Nothing here is a load's latency, which its block has.
 """
@@ -35,8 +34,8 @@ PLACE_BITS = 47  # of an address, relative to the first of its warp: a process h
 
 @dataclass(frozen=True)
 class Touched:
-    """What one instruction of W warps touches: `lines`, `sectors`, of these the `whole` ones, and `halves` of
-    the others, each [W].
+    """What one instruction of W warps touches: `sectors`, `lines`, and of these the `masked` ones, which have
+    a sector that it does not touch as a whole, each [W].
 
     Sectors are those of memory. Lines are counted from the first sector that a warp touches: tensors begin
     with one on the host, and with a line on a GPU. `lines_at` [n] are all lines by the warps' order, by which
@@ -45,8 +44,7 @@ class Touched:
 
     lines: Array
     sectors: Array
-    whole: Array
-    halves: Array
+    masked: Array
     lines_at: Array
 
     @classmethod
@@ -60,22 +58,25 @@ class Touched:
         of_warp = places - first[:, None] + (np.arange(warps)[:, None] << PLACE_BITS)
         pieces = np.unique(of_warp[chosen] // lane_bytes)
         sectors, filled = np.unique(pieces * lane_bytes // SECTOR_BYTES, return_counts=True)
-        lines = np.unique(sectors * SECTOR_BYTES // LINE_BYTES) * LINE_BYTES
-        whole = sectors[filled == SECTOR_BYTES // lane_bytes]
-        halves = np.unique(pieces * lane_bytes // (SECTOR_BYTES // 2))
-        halves = halves[~np.isin(halves // 2, whole)]
+        lines = np.unique(_line(sectors))
+        masked = np.unique(_line(sectors[filled < SECTOR_BYTES // lane_bytes]))
 
-        def each(found: Array) -> Array:
-            return np.bincount(found >> PLACE_BITS, minlength=warps)
+        def each(found: Array, size: int) -> Array:
+            return np.bincount(found * size >> PLACE_BITS, minlength=warps)
 
-        warp, place = lines >> PLACE_BITS, lines & (1 << PLACE_BITS) - 1
+        places = lines * LINE_BYTES
+        warp, place = places >> PLACE_BITS, places & (1 << PLACE_BITS) - 1
         return cls(
-            each(lines),
-            each(sectors * SECTOR_BYTES),
-            each(whole * SECTOR_BYTES),
-            each(halves * (SECTOR_BYTES // 2)),
+            each(lines, LINE_BYTES),
+            each(sectors, SECTOR_BYTES),
+            each(masked, LINE_BYTES),
             (first[warp] + place) // LINE_BYTES,
         )
+
+
+def _line(sectors: Array) -> Array:
+    """The line that each sector is in."""
+    return sectors * SECTOR_BYTES // LINE_BYTES
 
 
 class MemoryPort:
@@ -101,8 +102,8 @@ class MemoryPort:
     def store_cycles(self, touched: Touched) -> Array:
         """Cycles [W] of an SM."""
         chip = self._chip
-        sectors = chip["store_sector_cycles"] * touched.whole + chip["store_half_cycles"] * touched.halves
-        cycles: Array = np.maximum(sectors, chip["store_line_cycles"] * touched.lines)
+        bytes_ = chip["store_sector_cycles"] * touched.sectors + chip["store_mask_cycles"] * touched.masked
+        cycles: Array = np.maximum(bytes_, chip["store_line_cycles"] * touched.lines)
         return cycles
 
     def load(self, sms: Array, touched: Touched, times: Array) -> Array:

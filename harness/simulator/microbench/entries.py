@@ -149,24 +149,29 @@ MEMORY: list[Entry] = [
 ]
 
 
+ONE = f"one_{patterns.WARPS}"  # the run of an SM's warps
+
+
 def access_cycles(r: Results, op: str, pattern: patterns.Pattern, run: str) -> float:
     """Cycles of an SM for each access of a warp."""
     return r.cycles(pattern.micro(op), run) / (patterns.WARP_TURNS * pattern.accesses)
 
 
-def _pattern(
-    entry: str, op: str, pattern: patterns.Pattern, parts: int, run: str = f"one_{patterns.WARPS}"
-) -> Direct:
+def _pattern(entry: str, op: str, pattern: patterns.Pattern, parts: int, run: str = ONE) -> Direct:
     """Cycles of an SM for each of an access's `parts`."""
     return Direct(entry, pattern.micro(op), lambda r: access_cycles(r, op, pattern, run) / parts)
 
 
 def _store_sms(r: Results) -> float:
     """SMs whose stores the L2 takes at their own rate."""
-    one, every = (
-        access_cycles(r, "st", ROW, run) for run in (f"one_{patterns.WARPS}", f"own_{patterns.SMS}")
-    )
+    one, every = (access_cycles(r, "st", ROW, run) for run in (ONE, f"own_{patterns.SMS}"))
     return patterns.SMS * one / every
+
+
+def _mask(r: Results) -> float:
+    """What a line takes more where bytes of a sector are left out."""
+    sectors = HALVES.sectors * access_cycles(r, "st", ROW, ONE) / ROW.sectors
+    return (access_cycles(r, "st", HALVES, ONE) - sectors) / HALVES.lines
 
 
 # Neighbouring bytes, rows of an accumulator (a sector in each of eight lines), and half sectors.
@@ -175,7 +180,7 @@ PATTERNS: list[Entry] = [
     _pattern("issue.st.global", "st", patterns.Pattern(1, 4), 1, "one_1"),
     _pattern("chip.store_line_cycles", "st", ROWS, ROWS.lines),
     _pattern("chip.store_sector_cycles", "st", ROW, ROW.sectors),
-    _pattern("chip.store_half_cycles", "st", HALVES, HALVES.lines),
+    Direct("chip.store_mask_cycles", f"{HALVES.micro('st')}, {ROW.micro('st')}", _mask),
     Direct("chip.l2_store_sms", f"{ROW.micro('st')}, {patterns.SMS} SMs and one", _store_sms),
     _pattern("chip.load_line_cycles", "ld_cg", ROWS, ROWS.lines),
     _pattern("chip.load_sector_cycles", "ld_cg", ROW, ROW.sectors),
