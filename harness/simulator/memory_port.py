@@ -4,10 +4,10 @@ A warp's instruction touches lines of 128 bytes and sectors of 32. On an H200 an
 in one cycle, needs one more for each line with a sector that is not written whole, and passes no line in less
 than 1.4: 128 neighbouring bytes take 4, a sector in each of eight lines takes 11, 16 bytes in each of 32
 lines take 64, and 32 tokens' results, stored one by one 24 bytes apart, take 30. When all SMs store, the
-slowest needs 2.1 times as long, whatever the pattern: the L2 has room for the stores of 63 SMs. A load takes a
-cycle for each line, and half a cycle for each sector; what the L1 does not hold comes from the L2, which sends
-at least half a line. With these numbers the model is within 20 % of what was measured on one SM for every
-pattern (results/published/2026-11-29-h200-microbench-patterns), and within 2 % for stores with gaps
+slowest needs 2.1 times as long, whatever the pattern: the L2 has room for the stores of 63 SMs. A load takes
+a cycle for each line, and half a cycle for each sector; what the L1 does not hold comes from the L2, which
+sends at least half a line. With these numbers the model is within 20 % of what was measured on one SM for
+every pattern (results/published/2026-11-29-h200-microbench-patterns), and within 2 % for stores with gaps
 (results/published/2026-11-29-h200-microbench-gaps).
 
 Nothing here is a load's latency, which its block has.
