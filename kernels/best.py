@@ -7,10 +7,10 @@ Tables are looked for in three places, the first fitting one wins:
     kernels/tables/*.json             what the project ships
 
 Measured tables come before those that the simulator modelled, among those that the environment names and
-among all others; a choice from a modelled one costs a warning. A table fits where it is of the problem, the
-family and the target, M is not far from what it was tuned at (`DispatchTable.serves`), and its config there
-is legal and can serve that M. Files are read once in a process, and what was chosen is kept: the wrapper asks
-before every launch.
+among all others; to launch a choice from a modelled one costs a warning. A table fits where it is of the
+problem, the family and the target, M is not far from what it was tuned at (`DispatchTable.serves`), and its
+config there is legal and can serve that M. Files are read once in a process, and what was chosen is kept: the
+wrapper asks before every launch.
 """
 
 from __future__ import annotations
@@ -32,23 +32,38 @@ SHIPPED_TABLES = Path(__file__).parent / "tables"
 
 def best_known_config(kernels: KernelFamily, problem: RouterProblem, target: str, m: int) -> Any:
     """The config to use at `m` tokens. Raises `DispatchTableError` when $ROUTERTUNE_BEST cannot be read."""
-    return _chosen(kernels, problem, target, m, os.environ.get(BEST_VARIABLE))
+    config, _ = _chosen(kernels, problem, target, m, os.environ.get(BEST_VARIABLE))
+    return config
+
+
+def config_to_launch(kernels: KernelFamily, problem: RouterProblem, target: str, m: int) -> Any:
+    """`best_known_config`, with a warning, once for each M, where no GPU has measured it."""
+    config, modelled = _chosen(kernels, problem, target, m, os.environ.get(BEST_VARIABLE))
+    if modelled:
+        _warn_of_modelled(kernels.name, problem.name, target, m)
+    return config
+
+
+@lru_cache(maxsize=4096)
+def _warn_of_modelled(family: str, problem: str, target: str, m: int) -> None:
+    warnings.warn(
+        f"{family} for {problem} on {target} at M = {m}: the config was chosen by modelled times, no GPU has "
+        "measured it; sweep on a GPU and export to replace it",
+        stacklevel=4,
+    )
 
 
 @lru_cache(maxsize=4096)  # judging one config anew takes 0.1 ms, ten times a small launch
-def _chosen(kernels: KernelFamily, problem: RouterProblem, target: str, m: int, place: str | None) -> Any:
+def _chosen(
+    kernels: KernelFamily, problem: RouterProblem, target: str, m: int, place: str | None
+) -> tuple[Any, bool]:
+    """The config, and whether it comes from modelled times."""
     for table in (*_measured_first(_named_tables(place)), *_measured_first(_found_tables())):
         if table.family == kernels.name and table.matches(problem, target) and table.serves(m):
             config = _usable_config(table, kernels, problem, m)
             if config is not None:
-                if table.source == "modelled":
-                    warnings.warn(
-                        f"{kernels.name} for {problem.name} on {target} at M = {m}: the config was chosen by "
-                        "modelled times, no GPU has measured it; sweep on a GPU and export to replace it",
-                        stacklevel=3,
-                    )
-                return config
-    return kernels.default_config(problem, m)
+                return config, table.source == "modelled"
+    return kernels.default_config(problem, m), False
 
 
 def _measured_first(tables: tuple[DispatchTable, ...]) -> list[DispatchTable]:

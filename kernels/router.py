@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from kernels.best import best_known_config
+from kernels.best import config_to_launch
 from kernels.families import family
 from kernels.family import OperandFormat
 from kernels.launchers import compiled
@@ -103,7 +103,7 @@ def run_nvfp4_fused_router(
         return weights, ids
     kernels = family(FAMILIES[target, path])
     if config is None:
-        config = best_known_config(kernels, problem, target, m)
+        config = config_to_launch(kernels, problem, target, m)
     elif type(config) is not kernels.config_type:
         wanted = kernels.config_type.__name__
         raise ValueError(f"config is a {type(config).__name__}: {kernels.name} takes a {wanted}")

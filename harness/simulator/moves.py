@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from harness.simulator import c_library
 
 Int64s = npt.NDArray[np.int64]
+INDEX_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,39 @@ def load_moves() -> ctypes.CDLL:
     return library
 
 
-def widen_bf16(shared: npt.NDArray[np.uint8], rows: Int64s, chunks: Int64s) -> npt.NDArray[np.float32]:
-    """float32 [G, r, 8 c] of the bf16 in the 16-byte chunks `chunks` [1 or G, r, c] of CTAs `rows` [G].
+def bf16_reader(
+    shared: npt.NDArray[np.uint8], rows: Int64s, chunks: Int64s
+) -> Callable[[slice], npt.NDArray[np.float32]]:
+    """What gives, for some of CTAs `rows` [G], the bf16 in their 16-byte chunks `chunks` [1 or G, r, c].
 
-    `shared` [CTAs, bytes], contiguous. All chunks are known to lie within a CTA's bytes.
+    As float32 [n, r, 8 c], which the next call overwrites. `shared` [CTAs, bytes] is contiguous, and all
+    chunks are known to lie within a CTA's bytes.
     """
     rows, chunks = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(chunks, np.int64)
-    groups, count = len(rows), chunks[0].size
-    out = np.empty((groups, chunks.shape[1], 8 * chunks.shape[2]), np.float32)
-    step = count if len(chunks) > 1 else 0
-    load_moves().widen_bf16(
-        _at(shared), shared.shape[1], groups, _at(rows), _at(chunks), step, count, _at(out)
-    )
-    return out
+    widen, places = load_moves().widen_bf16, (_at(shared), _at(rows), _at(chunks))
+    step = chunks[0].size if len(chunks) > 1 else 0
+    out = np.empty((0, chunks.shape[1], 8 * chunks.shape[2]), np.float32)
+
+    def read(some: slice) -> npt.NDArray[np.float32]:
+        nonlocal out
+        count = len(rows[some])
+        if len(out) < count:
+            out = np.empty((count, *out.shape[1:]), np.float32)
+        bytes_at, rows_at, chunks_at = places
+        at = some.start * INDEX_BYTES
+        widen(
+            bytes_at,
+            shared.shape[1],
+            count,
+            rows_at + at,
+            chunks_at + at * step,
+            step,
+            chunks[0].size,
+            _at(out),
+        )
+        return out[:count]
+
+    return read
 
 
 def load_tiles(issues: Int64s, to: Int64s, sources: Int64s, boxes: Boxes) -> None:

@@ -67,7 +67,7 @@ class Operand:
         `shared` uint8 [C, bytes] with bytes a multiple of 16, `cta` int [G] rows of it, `descriptors` uint64
         [G, S]. Equal descriptors for all G, the usual case, need one index array.
         """
-        return self.values(shared, cta, self.chunks(shared, descriptors))
+        return self.reader(shared, cta, self.chunks(shared, descriptors))(slice(0, len(cta)))
 
     def chunks(self, shared: SharedArray, descriptors: NDArray[Any]) -> IndexArray:
         """The chunks of all steps, side by side along K: [1 or G, ...] of `chunk_indices`.
@@ -78,12 +78,20 @@ class Operand:
         check_chunks(shared, chunks)
         return chunks
 
-    def values(self, shared: SharedArray, cta: NDArray[Any], chunks: IndexArray) -> FloatArray:
-        """`read` of known chunks."""
+    def reader(
+        self, shared: SharedArray, cta: NDArray[Any], chunks: IndexArray
+    ) -> Callable[[slice], FloatArray]:
+        """`read` of known chunks, some of the G at a time; the next call may overwrite what one has given."""
         if self.number_format is BF16:
-            values = moves.widen_bf16(shared, cta, chunks)
-            return values.swapaxes(1, 2) if self.mn_major else values
-        return self._elements(gather_chunks(shared, cta, chunks))
+            widened = moves.bf16_reader(shared, cta, chunks)
+            return (lambda some: widened(some).swapaxes(1, 2)) if self.mn_major else widened
+
+        def read(some: slice) -> FloatArray:
+            return self._elements(
+                gather_chunks(shared, cta[some], chunks if len(chunks) == 1 else chunks[some])
+            )
+
+        return read
 
     def words(self, descriptors: NDArray[Any]) -> tuple[IndexArray, IndexArray]:
         """4-byte words of a CTA's shared memory that all steps read, [1 or G, n], and the 256-byte pages they

@@ -169,11 +169,10 @@ def _reader(
     split = source.reshape(-1, each, source.shape[1])
     if (split == split[:, :1]).all():
         cta, source, each = cta[::each], split[:, 0], 1
-    chunks = operand.chunks(shared, source)
+    read_some = operand.reader(shared, cta, operand.chunks(shared, source))
 
     def read(some: slice) -> FloatArray:
-        these = slice(some.start * each, some.stop * each)
-        values = operand.values(shared, cta[these], chunks if len(chunks) == 1 else chunks[these])
+        values = read_some(slice(some.start * each, some.stop * each))
         return values.reshape(-1, each, *values.shape[1:])
 
     return read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -73,7 +74,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
 
 
 def _forget() -> None:
-    for kept in (best._chosen, best._named_tables, best._found_tables):
+    for kept in (best._chosen, best._warn_of_modelled, best._named_tables, best._found_tables):
         kept.cache_clear()
 
 
@@ -107,10 +108,21 @@ def test_a_measured_table_comes_before_any_modelled_one(folders: dict[str, Path]
     assert chosen() == SHIPPED
 
 
-def test_a_modelled_table_is_used_with_a_warning_that_says_so(folders: dict[str, Path]) -> None:
+def test_a_modelled_table_is_launched_with_a_warning_that_says_so(folders: dict[str, Path]) -> None:
+    """Once for each M. Who only asks for it, as a sweep does to begin with it, is not warned."""
     save(folders["user"], (64, USERS), source="modelled", device="simulated sm_90a")
-    with pytest.warns(UserWarning, match=r"at M = 64: the config was chosen by modelled times, no GPU"):
+    with warnings.catch_warnings(action="error"):
         assert chosen() == USERS
+    with pytest.warns(UserWarning, match=r"at M = 64: the config was chosen by modelled times, no GPU"):
+        assert best.config_to_launch(FAMILY, PROBLEM, TARGET, 64) == USERS
+    with warnings.catch_warnings(action="error"):
+        assert best.config_to_launch(FAMILY, PROBLEM, TARGET, 64) == USERS
+
+
+def test_what_a_gpu_measured_is_launched_without_a_warning(folders: dict[str, Path]) -> None:
+    save(folders["user"], (64, USERS))
+    with warnings.catch_warnings(action="error"):
+        assert best.config_to_launch(FAMILY, PROBLEM, TARGET, 64) == USERS
 
 
 def test_an_empty_variable_names_nothing(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
