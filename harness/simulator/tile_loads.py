@@ -24,6 +24,8 @@ from harness.simulator.tma_box import check_supported, shared_bytes, swizzle_pha
 Array = npt.NDArray[Any]
 SWIZZLE_BYTES = 1024  # what a swizzle depends on are a shared address's bits below this
 LARGEST_UNIT = 16
+# A K loop needs one for each load. Where each turn loads other rows, as in attention, none comes back.
+MOST_PLANS = 64
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class TileLoads:
         cuts = int(np.bitwise_or.reduce(start_bits)) & 8 * LARGEST_UNIT - 1
         key = tensors[0], cuts, corner[:, 1:].tobytes(), (offsets % SWIZZLE_BYTES).tobytes()
         if key not in self._plans:
+            if len(self._plans) == MOST_PLANS:
+                del self._plans[next(iter(self._plans))]
             self._plans[key] = _planned(tensors, cuts, corner, offsets)
         return self._plans[key]
 

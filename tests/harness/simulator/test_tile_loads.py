@@ -20,7 +20,7 @@ from harness.simulator.number_formats import BF16, decode
 from harness.simulator.shared import SharedMemory
 from harness.simulator.tensor_map import DataType, Swizzle, TensorMap
 from harness.simulator.tensors_used import Tensor, each
-from harness.simulator.tile_loads import TileLoads
+from harness.simulator.tile_loads import MOST_PLANS, TileLoads
 from harness.simulator.tma_box import shared_bytes
 from harness.toolchain import ToolchainError
 from tests.harness.simulator.raw_ptx import run_ptx
@@ -125,6 +125,15 @@ def test_each_issue_may_begin_somewhere_else() -> None:
         corner = np.array([(first, 0), (first + 128, 24), (first + 256, 60)])
         compared(loads, matrices.tensors, corner, np.array([1024, 5120, 9216]))
     assert len(loads._plans) == 1
+
+
+def test_no_more_plans_are_kept_than_loops_need() -> None:
+    """Of rows that are others at each turn."""
+    matrices = Matrices(64, [200])
+    loads = TileLoads()
+    for row in range(2 * MOST_PLANS):
+        compared(loads, matrices.tensors, corners(0, [row, row + 1, 0]), np.array([1024, 5120, 9216]))
+    assert len(loads._plans) == MOST_PLANS
 
 
 def test_a_map_that_leaves_its_memory_is_refused_at_the_turn_that_does() -> None:
