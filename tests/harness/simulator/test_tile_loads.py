@@ -60,6 +60,7 @@ def compared(
 ) -> None:
     """Load by plan and by `tma_copy.load`: each tile to `fan` CTAs, all bytes of shared memory compared."""
     got, wanted = (SharedMemory(ROWS, SHARED_BYTES, 128) for _ in range(2))
+    # A column of another array, as `np.nonzero` gives a multicast's: these were once read as if contiguous.
     issue = np.stack([np.repeat(np.arange(len(corner)), fan), np.arange(fan * len(corner))], 1)[:, 0]
     rows = np.arange(len(issue)) % ROWS
     loads.load(tensors, corner, offsets, got, issue, rows)
@@ -97,11 +98,10 @@ def test_the_turns_of_a_loop_load_what_single_copies_do(
     offsets = 1024 + 128 * np.array([0, 0, 64, 3, 64, 0, 5, 128, 0])
     offsets = np.where(np.arange(9) % 2, offsets, offsets + 8 * 1024)
     rows = [0, 24, 48, 0, 1, 24, 0, 24, -24]
-    planned = 0
-    for first in range(0, columns - inner + 1, inner):
+    turns = range(0, columns - inner + 1, inner)
+    assert len(turns) > 1
+    for first in turns:
         compared(loads, matrices.tensors, corners(first, rows), offsets, fan)
-        planned += 1
-    assert planned > 1
     assert len(loads._plans) == 1
     assert None not in loads._plans.values()
     # Where a plan is, nothing asks for single copies.
