@@ -102,8 +102,8 @@ class MemoryPort:
     def store_cycles(self, touched: Touched) -> Array:
         """Cycles [W] of an SM."""
         chip = self._chip
-        bytes_ = chip["store_sector_cycles"] * touched.sectors + chip["store_mask_cycles"] * touched.masked
-        cycles: Array = np.maximum(bytes_, chip["store_line_cycles"] * touched.lines)
+        sectors = chip["store_sector_cycles"] * touched.sectors + chip["store_mask_cycles"] * touched.masked
+        cycles: Array = np.maximum(sectors, chip["store_line_cycles"] * touched.lines)
         return cycles
 
     def load(self, sms: Array, touched: Touched, times: Array) -> Array:

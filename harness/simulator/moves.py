@@ -14,7 +14,6 @@ import numpy.typing as npt
 from harness.simulator import c_library
 
 Int64s = npt.NDArray[np.int64]
-INDEX_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -54,28 +53,19 @@ def bf16_reader(
     chunks are known to lie within a CTA's bytes.
     """
     rows, chunks = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(chunks, np.int64)
-    widen, places = load_moves().widen_bf16, (_at(shared), _at(rows), _at(chunks))
-    step = chunks[0].size if len(chunks) > 1 else 0
+    widen = load_moves().widen_bf16
+    count = chunks[0].size
     out = np.empty((0, chunks.shape[1], 8 * chunks.shape[2]), np.float32)
 
     def read(some: slice) -> npt.NDArray[np.float32]:
         nonlocal out
-        count = len(rows[some])
-        if len(out) < count:
-            out = np.empty((count, *out.shape[1:]), np.float32)
-        bytes_at, rows_at, chunks_at = places
-        at = some.start * INDEX_BYTES
-        widen(
-            bytes_at,
-            shared.shape[1],
-            count,
-            rows_at + at,
-            chunks_at + at * step,
-            step,
-            chunks[0].size,
-            _at(out),
-        )
-        return out[:count]
+        mine, theirs, step = rows[some], chunks, 0
+        if len(chunks) > 1:
+            theirs, step = chunks[some], count
+        if len(out) < len(mine):
+            out = np.empty((len(mine), *out.shape[1:]), np.float32)
+        widen(_at(shared), shared.shape[1], len(mine), _at(mine), _at(theirs), step, count, _at(out))
+        return out[: len(mine)]
 
     return read
 

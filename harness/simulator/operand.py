@@ -67,15 +67,11 @@ class Operand:
         `shared` uint8 [C, bytes] with bytes a multiple of 16, `cta` int [G] rows of it, `descriptors` uint64
         [G, S]. Equal descriptors for all G, the usual case, need one index array.
         """
-        return self.reader(shared, cta, self.chunks(shared, descriptors))(slice(0, len(cta)))
+        return self.reader(shared, cta, self.chunks(descriptors))(slice(0, len(cta)))
 
-    def chunks(self, shared: SharedArray, descriptors: NDArray[Any]) -> IndexArray:
-        """The chunks of all steps, side by side along K: [1 or G, ...] of `chunk_indices`.
-
-        Raises `SimulationError` where they lie behind the bytes of `shared`.
-        """
+    def chunks(self, descriptors: NDArray[Any]) -> IndexArray:
+        """The chunks of all steps, side by side along K: [1 or G, ...] of `chunk_indices`."""
         (chunks,) = by_descriptors(descriptors, partial(_step_chunks, self))
-        check_chunks(shared, chunks)
         return chunks
 
     def reader(
@@ -83,6 +79,7 @@ class Operand:
     ) -> Callable[[slice], FloatArray]:
         """`read` of known chunks, some of the G at a time; the next call may overwrite what one has given."""
         if self.number_format is BF16:
+            _check_chunks(shared, chunks)
             widened = moves.bf16_reader(shared, cta, chunks)
             return (lambda some: widened(some).swapaxes(1, 2)) if self.mn_major else widened
 
@@ -138,7 +135,7 @@ def _step_words(operand: Operand, descriptors: tuple[int, ...]) -> tuple[IndexAr
     return words, np.unique(chunks // 16)[None]
 
 
-def check_chunks(shared: SharedArray, indices: IndexArray) -> None:
+def _check_chunks(shared: SharedArray, indices: IndexArray) -> None:
     """Raise unless all chunks `indices` lie within a CTA's bytes."""
     last = int(indices.max(initial=0)) * CHUNK
     if last >= shared.shape[1]:
@@ -147,6 +144,7 @@ def check_chunks(shared: SharedArray, indices: IndexArray) -> None:
 
 def gather_chunks(shared: SharedArray, cta: NDArray[Any], indices: IndexArray) -> SharedArray:
     """Bytes uint8 [G, r, 16 c] of chunks `indices` [1 or G, r, c] from rows `cta` [G] of `shared`."""
+    _check_chunks(shared, indices)
     per_cta = shared.shape[1] // CHUNK
     # complex128 serves as a 16-byte cell that is only ever copied.
     cells = shared.view(np.complex128).reshape(-1)

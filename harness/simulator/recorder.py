@@ -16,7 +16,6 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,6 @@ _SINK = ctypes.CFUNCTYPE(
 )
 
 
-@cache
 def load_recorder() -> ctypes.CDLL:
     """The recorder, with global symbols; raises `ToolchainError` when it cannot be built or loaded."""
     import tvm_ffi  # noqa: F401 - the launchers need its library to be global

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from harness.simulator.errors import SimulationError
 from harness.simulator.matrix_descriptor import CHUNK, Generation, IndexArray, chunks_k_major
-from harness.simulator.operand import SharedArray, by_descriptors, check_chunks, gather_chunks
+from harness.simulator.operand import SharedArray, by_descriptors, gather_chunks
 from harness.simulator.tensor_memory import TensorMemory, are_adjacent, column_of, lane_of
 
 
@@ -66,7 +66,6 @@ def copy_to_tensor_memory(
     if lane_of(address).any():
         raise SimulationError(f"tcgen05.cp to lane {lane_of(address).max()}, not 0")
     (chunks,) = by_descriptors(descriptors, partial(_all_chunks, shape))
-    check_chunks(shared, chunks)
     data = gather_chunks(shared, cta, chunks)
     words = data.reshape(len(cta), -1, shape.rows, shape.row_bytes).view(np.uint32)
     lanes, rows = _targets(shape)

@@ -169,7 +169,7 @@ def _reader(
     split = source.reshape(-1, each, source.shape[1])
     if (split == split[:, :1]).all():
         cta, source, each = cta[::each], split[:, 0], 1
-    read_some = operand.reader(shared, cta, operand.chunks(shared, source))
+    read_some = operand.reader(shared, cta, operand.chunks(source))
 
     def read(some: slice) -> FloatArray:
         values = read_some(slice(some.start * each, some.stop * each))

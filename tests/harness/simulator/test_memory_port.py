@@ -66,8 +66,7 @@ def test_lines_and_sectors_of_an_instruction(
 
 def of_pattern(pattern: Pattern) -> Touched:
     lanes = 32 // pattern.rows
-    apart = pattern.every or pattern.lane_bytes
-    return Touched.by(LANES // lanes * PITCH + LANES % lanes * apart, pattern.lane_bytes, None)
+    return Touched.by(LANES // lanes * PITCH + LANES % lanes * pattern.lane_step, pattern.lane_bytes, None)
 
 
 def measured(op: str, pattern: Pattern, run: str) -> float:
