@@ -269,21 +269,19 @@ def _execute(c: Cohort, state: Warpgroups, target: tuple[int, ...], pending: _Pe
     else:
         a = np.stack(pending.a, 1)
         _check_read(c, shape.a, a)
-    product = shape.multiply(shared.bytes, rows, a, b)
-    old = state.tiles[target]
-    if not pending.keep.all():
-        # Not a product with zero: what is discarded may be an infinity.
-        old = np.where(np.repeat(pending.keep, WARPS)[:, None, None], old, np.float32(0))
-    product = product.reshape(old.shape)
-    state.tiles[target] = np.add(old, product, out=product)
+    tiles = np.ascontiguousarray(state.tiles[target].reshape(-1, M, shape.n))
+    shape.add_product(shared, rows, a, b, pending.keep, tiles)
+    state.tiles[target] = tiles.reshape(-1, M // WARPS, shape.n)
 
 
 def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:
-    words, pages = operand.words(descriptors)
-    c.machine.shared.check_async_read(c.rows[::WARPS], words, pages)
+    shared, rows, pages = c.machine.shared, c.rows[::WARPS], operand.pages(descriptors)
+    # Which words it are is asked only where their pages do not tell, or races want to know it.
+    if not shared.pages_in_order(rows, pages):
+        shared.check_async_read(rows, operand.words(descriptors)[0], pages)
     c.machine.operand_reads.note(_numbers(c), pages)
     if c.machine.races is not None:
-        _note_reads(c, c.machine.races, words, pages)
+        _note_reads(c, c.machine.races, operand.words(descriptors)[0], pages)
 
 
 def _note_reads(c: Cohort, races: SharedRaces, words: Array, pages: Array) -> None:

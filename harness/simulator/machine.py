@@ -34,6 +34,7 @@ from harness.simulator.local_memory import LocalMemory
 from harness.simulator.machine_constants import LOCAL_BASE
 from harness.simulator.operand_reads import OperandReads
 from harness.simulator.ordering import Ordering
+from harness.simulator.products import load_products
 from harness.simulator.program import EXIT, Branch, Exit, Jump, Wait
 from harness.simulator.ptx import Symbol
 from harness.simulator.shared import MAX_STEPS, RANK_SHIFT, SharedMemory
@@ -138,6 +139,7 @@ class Machine:
         # What `tensors_used` has found in parameters.
         self.tensors_used: dict[tuple[bytes, bytes, int | None], list[list[Tensor]]] = {}
         self.tile_loads = TileLoads()
+        load_products()  # here, because later it would be a candidate's fault
         self._events: list[tuple[float, int, Callable[[], None], Callable[[], str] | None]] = []
         self._order = 0
         self._specials = special_registers(self)

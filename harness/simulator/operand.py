@@ -24,6 +24,7 @@ from harness.simulator.matrix_descriptor import (
     chunks_mn_major,
 )
 from harness.simulator.number_formats import BF16, FloatArray, NumberFormat, decode
+from harness.simulator.products import Chunks
 
 SharedArray = NDArray[np.uint8]
 
@@ -74,6 +75,13 @@ class Operand:
         (chunks,) = by_descriptors(descriptors, partial(_step_chunks, self))
         return chunks
 
+    def places(self, shared: SharedArray, descriptors: NDArray[Any]) -> Chunks:
+        """`chunks`, each different one once; they are known to lie within a CTA's bytes."""
+        first, which = _distinct(descriptors)
+        table = np.concatenate([_step_chunks(self, tuple(row))[0] for row in descriptors[first].tolist()])
+        _check_chunks(shared, table)
+        return Chunks(table, which)
+
     def reader(
         self, shared: SharedArray, cta: NDArray[Any], chunks: IndexArray
     ) -> Callable[[slice], FloatArray]:
@@ -96,6 +104,11 @@ class Operand:
         words, pages = by_descriptors(descriptors, partial(_step_words, self))
         return words, pages
 
+    def pages(self, descriptors: NDArray[Any]) -> IndexArray:
+        """The pages of `words`, without those."""
+        (pages,) = by_descriptors(descriptors, partial(_step_pages, self))
+        return pages
+
     def _elements(self, chunks: SharedArray) -> FloatArray:
         """Values [G, rows, K] of gathered bytes: [G, rows, bytes along K] or [G, K, bytes along the rows]."""
         if self.mn_major and self.packing is not Packing.NONE:
@@ -113,12 +126,20 @@ def by_descriptors(
     """
     if (descriptors == descriptors[:1]).all():
         return find(tuple(descriptors[0].tolist()))
+    first, which = _distinct(descriptors)
+    found = [find(tuple(row)) for row in descriptors[first].tolist()]
+    return tuple(np.concatenate(arrays)[which] for arrays in zip(*found, strict=True))
+
+
+def _distinct(descriptors: NDArray[Any]) -> tuple[IndexArray, IndexArray]:
+    """The different rows of `descriptors` [G, S], each by the first of its places, and which one each is."""
+    if (descriptors == descriptors[:1]).all():
+        return np.zeros(1, np.int64), np.zeros(len(descriptors), np.int64)
     # Steps of a stage advance alike: rows differ where their first descriptors do, or not at all.
     _, first, which = np.unique(descriptors[:, 0], return_index=True, return_inverse=True)
     if (descriptors != descriptors[first][which]).any():
         _, first, which = np.unique(descriptors, axis=0, return_index=True, return_inverse=True)
-    found = [find(tuple(row)) for row in descriptors[first].tolist()]
-    return tuple(np.concatenate(arrays)[which.reshape(-1)] for arrays in zip(*found, strict=True))
+    return first, which.reshape(-1)
 
 
 @lru_cache(maxsize=4096)
@@ -133,6 +154,10 @@ def _step_words(operand: Operand, descriptors: tuple[int, ...]) -> tuple[IndexAr
     chunks = np.unique(_step_chunks(operand, descriptors)[0])
     words: IndexArray = (chunks[:, None] * (CHUNK // 4) + np.arange(CHUNK // 4)).reshape(1, -1)
     return words, np.unique(chunks // 16)[None]
+
+
+def _step_pages(operand: Operand, descriptors: tuple[int, ...]) -> tuple[IndexArray]:
+    return (_step_words(operand, descriptors)[1],)
 
 
 def _check_chunks(shared: SharedArray, indices: IndexArray) -> None:

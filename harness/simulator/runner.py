@@ -18,6 +18,7 @@ from harness.simulator.errors import EndlessError, NotSimulatedError
 from harness.simulator.model import Model
 from harness.simulator.modelled import modelled_us
 from harness.simulator.moves import load_moves
+from harness.simulator.products import load_products
 from harness.simulator.race_launch import search_races
 from harness.simulator.recorder import load_recorder
 from harness.simulator.run import Program
@@ -46,6 +47,7 @@ class SimulatorRunner(Runner):
         # Without these no candidate could run, and that would be none's fault.
         load_recorder()
         load_moves()
+        load_products()
         self._loaded: tuple[Candidate, Model] | None = None
 
     def device(self) -> DeviceFacts:

@@ -37,9 +37,12 @@ PAGES_AT_ONCE = 256  # so that what is computed of their stamps stays in the cac
 
 # States of a page. WORDS: its words' stamps tell everything. LOADED: a tile load wrote all of the page, and
 # nothing has since. MIXED: as LOADED, but where a word has a stamp, that is newer. FILLING: a load comes.
-# CLEAN: as WORDS, and all of them are known to be written, and fenced where they must be.
-UNTOUCHED, WORDS, LOADED, MIXED, FILLING, CLEAN = range(6)
-_AFTER_WRITE = np.array([WORDS, WORDS, MIXED, MIXED, FILLING, WORDS], np.uint8)
+# CLEAN: as WORDS, and all of them are known to be written, and fenced where they must be. ZERO: as CLEAN, and
+# all of its bytes are 0, as where a tile is padded: nobody need read it to know.
+UNTOUCHED, WORDS, LOADED, MIXED, FILLING, CLEAN, ZERO = range(7)
+_AFTER_WRITE = np.array([WORDS, WORDS, MIXED, MIXED, FILLING, WORDS, WORDS], np.uint8)
+_IN_ORDER = np.isin(np.arange(7), (LOADED, CLEAN, ZERO))  # the async proxy may read all of it
+_STAMPED = np.isin(np.arange(7), (WORDS, MIXED, CLEAN, ZERO))
 
 
 class SharedMemory:
@@ -136,7 +139,7 @@ class SharedMemory:
         if (before == FILLING).any():
             at = int(page[before == FILLING].flat[0]) * PAGE_BYTES
             raise SimulationError(f"two tile loads under way to shared memory at {at:#x}")
-        stamped = (before == WORDS) | (before == MIXED) | (before == CLEAN)
+        stamped = _STAMPED[before]
         if stamped.any():
             words = page[stamped, None] * PAGE_WORDS + np.arange(PAGE_WORDS)
             self.stamps[row[stamped, None], words] = 0
@@ -169,7 +172,7 @@ class SharedMemory:
         """A read of words [1 or G, n] of CTAs `rows` [G] by the async proxy; `pages`: theirs, if known."""
         if pages is None:
             pages = np.unique(words // PAGE_WORDS)
-        if self._all_in_order(rows, pages) or self._all_in_order(*self._cleaned(rows, pages)):
+        if self.pages_in_order(rows, pages):
             return
         stamps = self.stamps[rows[:, None], words]
         state = self.state[rows[:, None], np.broadcast_to(words // PAGE_WORDS, stamps.shape)]
@@ -196,17 +199,23 @@ class SharedMemory:
                 dirty.any(1),
             )
 
+    def pages_in_order(self, rows: Array, pages: Array) -> bool:
+        """Whether the async proxy may read all words of `pages` [1 or G, p] of CTAs `rows` [G]."""
+        return self._all_in_order(rows, pages) or self._all_in_order(*self._cleaned(rows, pages))
+
     def _all_in_order(self, rows: Array, pages: Array) -> bool:
         state = self.state[rows[:, None], pages]
-        return bool(((state == LOADED) | (state == CLEAN)).all())
+        return bool(_IN_ORDER[state].all())
 
     def _cleaned(self, rows: Array, pages: Array) -> tuple[Array, Array]:
-        """The same pages, those marked as CLEAN whose every word the async proxy may read."""
+        """The same pages, those marked as CLEAN or ZERO whose every word the async proxy may read."""
         flat = (rows[:, None] * (self.size // PAGE_BYTES) + pages).reshape(-1)
         states = self.state.reshape(-1)
         flat = np.unique(flat[states[flat] == WORDS])
         for some in np.array_split(flat, len(flat) // PAGES_AT_ONCE + 1):
-            states[some[self._may_be_read(some)]] = CLEAN
+            some = some[self._may_be_read(some)]
+            words = self.bytes.view(np.uint64).reshape(-1, PAGE_BYTES // 8)[some]
+            states[some] = np.where(words.any(1), CLEAN, ZERO)
         return rows, pages
 
     def _may_be_read(self, pages: Array) -> Array:

@@ -1,7 +1,8 @@
 """Hopper's warpgroup matrix product `wgmma.mma_async.m64nNk*`: numerics and register fragments.
 
-Numbers are exact products of the formats, summed by numpy in float32; the order of accumulation, and the
-fewer bits that Hopper keeps while it sums fp8 products, are not modelled.
+Numbers are exact products of the formats, summed in float32, of bf16 by `products` in the order of K and else
+by numpy; the order of accumulation, and the fewer bits that Hopper keeps while it sums fp8 products, are not
+modelled.
 
 Source: PTX ISA "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions" (shapes, types,
 register fragments). Register arrays are uint32 [G, registers, 128], the last index the warpgroup's thread.
@@ -31,6 +32,8 @@ from harness.simulator.number_formats import (
     encode,
 )
 from harness.simulator.operand import Operand, SharedArray
+from harness.simulator.products import add_products, load_products
+from harness.simulator.shared import SharedMemory
 
 M = 64
 THREADS = 128
@@ -81,6 +84,31 @@ class Wgmma:
     @property
     def b(self) -> Operand:
         return Operand(self.n, self.k, self.b_format, self.transpose_b, Generation.WGMMA)
+
+    @property
+    def of_bf16(self) -> bool:
+        """Whether `products` does it: plain products of operands in shared memory that lie along K."""
+        plain = not (self.transpose_a or self.transpose_b or self.negate_a != self.negate_b)
+        return plain and self.a_format is BF16 and self.b_format is BF16
+
+    def add_product(
+        self,
+        shared: SharedMemory,
+        cta: NDArray[Any],
+        a: NDArray[Any],
+        b: NDArray[Any],
+        keep: NDArray[np.bool_],
+        tiles: FloatArray,
+    ) -> None:
+        """`multiply`, added in place to `tiles` [G, 64, n], or to zeros where not `keep` [G]."""
+        if a.dtype != np.float32 and self.of_bf16 and load_products() is not None:
+            places = self.a.places(shared.bytes, a), self.b.places(shared.bytes, b)
+            add_products(shared, cta, *places, keep, tiles)
+            return
+        product = self.multiply(shared.bytes, cta, a, b)
+        # Not a product with zero: what is discarded may be an infinity.
+        old = tiles if keep.all() else np.where(keep[:, None, None], tiles, np.float32(0))
+        np.add(old, product, out=tiles)
 
     def multiply(
         self, shared: SharedArray, cta: NDArray[Any], a: NDArray[Any] | FloatArray, b: NDArray[Any]
