@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.barriers import NAMED
-from harness.simulator.cohort import LANES, Cohort
+from harness.simulator.cohort import LANES, Cohort, some_lane
 from harness.simulator.effects import Run, Wait, effect, wait
 from harness.simulator.effects_memory import shared_place
 from harness.simulator.errors import SimulationError
@@ -28,8 +28,8 @@ def barrier_places(c: Cohort, m: Any, address: Any) -> tuple[Array, Array, Array
     """(rows, offsets, warps of the cohort) of the mbarrier that each active lane names, flat."""
     active = c.active(m)
     rows, offsets = shared_place(c, address, active)
-    warp = np.broadcast_to(np.arange(len(c.warps))[:, None], active.shape)
-    return c.lanes(rows)[active], c.lanes(offsets)[active], warp[active]
+    places = c.places(m)
+    return c.at_places(rows, places), c.at_places(offsets, places), places // LANES
 
 
 def orders_cluster(instruction: Instruction) -> bool:
@@ -39,7 +39,7 @@ def orders_cluster(instruction: Instruction) -> bool:
 
 def flat(c: Cohort, m: Any, value: Any) -> Array:
     """An operand of the active lanes, as int64."""
-    return c.lanes(np.asarray(value)).astype(np.int64)[c.active(m)]
+    return c.at_places(value, c.places(m))
 
 
 @effect("mbarrier", "init", flags="shared shared::cta")
@@ -126,14 +126,14 @@ def mbarrier_test(instruction: Instruction) -> Run:
     def run(c: Cohort, m: Any, address: Any, phase: Any, limit: Any = 0) -> Any:
         active = c.active(m)
         rows, offsets = np.broadcast_arrays(*shared_place(c, address, active))
-        warps = np.flatnonzero(active.any(1))
+        warps = np.flatnonzero(some_lane(active))
         keys = np.zeros(rows.shape, np.int64)
         keys[warps] = c.machine.mbarriers.keys(rows[warps], offsets[warps])
         if not c.machine.mbarriers.offsets:
             raise SimulationError("no mbarrier was initialized")
         passed = c.machine.mbarriers.passed(keys, np.asarray(phase).astype(np.int64), by_parity)
         passed &= c.machine.mbarriers.completed_at[keys] <= c.clock[:, None]
-        seen = np.flatnonzero((passed & c.active(m)).any(1))
+        seen = np.flatnonzero(some_lane(passed & c.active(m)))
         first = c.per_warp(keys, m)[seen]
         c.machine.check_initialized(c.warps[seen], first)
         phases = c.machine.mbarriers.phase[first]

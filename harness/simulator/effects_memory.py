@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.simulator.cohort import Cohort
+from harness.simulator.cohort import Cohort, some_lane
 from harness.simulator.effects import Run, effect
 from harness.simulator.errors import SimulationError
 from harness.simulator.machine_constants import LOCAL_BASE, PARAM_BASE
@@ -191,7 +191,7 @@ def _restricted(c: Cohort, m: Any, offsets: Array) -> Array | None:
         return None
     active = c.active(m)
     # An address the whole warp shares is read once, by whoever is active.
-    return active if offsets.ndim == 2 and offsets.shape[1] > 1 else np.any(active, 1, keepdims=True)
+    return active if offsets.ndim == 2 and offsets.shape[1] > 1 else some_lane(active)[:, None]
 
 
 def _misaligned(addresses: Array, size: int, active: Array | None, space: str) -> None:

@@ -24,7 +24,7 @@ from harness.simulator import effects_all  # noqa: F401 - registers every effect
 from harness.simulator.absent import UNWRITTEN, Absent
 from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
 from harness.simulator.blame import deadlock, place, remote_access, warp_at_line, warp_name
-from harness.simulator.cohort import LANES, Cohort, Frame
+from harness.simulator.cohort import LANES, Cohort, Frame, some_lane
 from harness.simulator.errors import Deadlock, EndlessError, NotSimulatedError, SimulationError
 from harness.simulator.gathering import Gathering
 from harness.simulator.global_memory import GlobalMemory
@@ -383,7 +383,7 @@ class Machine:
         fallen = ~taken
         if cohort.mask is not None:
             taken, fallen = taken & cohort.mask, fallen & cohort.mask
-        goes, stays = taken.any(1), fallen.any(1)
+        goes, stays = some_lane(taken), some_lane(fallen)
         if not stays.any() or not goes.any():
             self._go(cohort, end.taken if goes.any() else end.fall)
             return True

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.simulator.cohort import Cohort
+from harness.simulator.cohort import LANES, Cohort
 from harness.simulator.errors import SimulationError
 from harness.simulator.global_memory import GlobalMemory
 from harness.simulator.machine_constants import PARAM_BASE
@@ -41,9 +41,8 @@ class Tensor:
 
 def issued(c: Cohort, m: Any, *operands: Any) -> tuple[Array, list[Array]]:
     """(warp of the cohort, operands as int64) of every active lane: each lane issues a copy of its own."""
-    active = c.active(m)
-    warps = np.broadcast_to(np.arange(len(c.warps))[:, None], active.shape)[active]
-    return warps, [c.lanes(np.asarray(operand)).astype(np.int64)[active] for operand in operands]
+    places = c.places(m)
+    return places // LANES, [c.at_places(operand, places) for operand in operands]
 
 
 def corner_of(places: list[Array], rank: int) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from harness.simulator.cohort import some_lane
 from harness.simulator.grids import Grids
 from harness.simulator.machine import Machine
 from harness.simulator.run import Program, memory_of
@@ -55,3 +56,9 @@ def test_routers(compiled: dict[str, Path], name: str) -> None:
             else True
         )
     assert alone.mismatch() == ""
+
+
+def test_some_lane_of_each_warp() -> None:
+    masks = np.random.default_rng(0).random((99, 32)) < 0.03
+    for mask in (masks, masks.T[:32, :].T, np.broadcast_to(masks[:1], masks.shape), np.zeros((0, 32), bool)):
+        assert np.array_equal(some_lane(mask), mask.any(1))
