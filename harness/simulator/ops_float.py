@@ -21,6 +21,7 @@ from harness.simulator.float_bits import (
     flushing,
     saturate,
 )
+from harness.simulator.products import fused
 from harness.simulator.registry import Execute, Form, instruction
 from harness.simulator.rounding import F32, F64, MODES, Floats, directed, select, sum_f32, to_f32
 
@@ -82,7 +83,12 @@ def mul(form: Form) -> Execute:
 def fma(form: Form) -> Execute:
     """a * b + c, rounded once."""
     mode = mode_of(form)
-    return on_floats(form, lambda a, b, c: sum_f32(a.astype(F64) * b.astype(F64), c.astype(F64), mode))
+
+    def execute(a: Floats, b: Floats, c: Floats) -> Floats:
+        result = fused(a, b, c) if mode == "rn" else None
+        return sum_f32(a.astype(F64) * b.astype(F64), c.astype(F64), mode) if result is None else result
+
+    return on_floats(form, execute)
 
 
 def divided(a: Floats, b: Floats, mode: str) -> Floats:

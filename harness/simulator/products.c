@@ -1,4 +1,5 @@
-/* Matrix products of bf16 operands in shared memory, as float32, on processors with AVX2 and FMA.
+/* Matrix products of bf16 operands in shared memory, as float32, and products of lanes, on processors with AVX2
+   and FMA.
 
    Each element of a product is summed in float32 in the order of K, each step rounded once.
 
@@ -159,5 +160,19 @@ FUSED void add_products(const unsigned char *shared, const unsigned char *states
                 }
         }
     }
+}
+
+INLINE __m256 lanes_at(const float *from, int64_t i, int64_t step) {
+    return step ? _mm256_loadu_ps(from + i) : _mm256_broadcast_ss(from);
+}
+
+/* a[i] b[i] + c[i], rounded once, of `count` lanes; an operand of step 0, not 1, is the same for all. */
+FUSED void fuse(int64_t count, const float *a, int64_t a_step, const float *b, int64_t b_step, const float *c,
+                int64_t c_step, float *out) {
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_fmadd_ps(lanes_at(a, i, a_step), lanes_at(b, i, b_step),
+                                                  lanes_at(c, i, c_step)));
+    for (; i < count; i++) out[i] = __builtin_fmaf(a[i * a_step], b[i * b_step], c[i * c_step]);
 }
 #endif

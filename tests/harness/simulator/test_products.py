@@ -7,8 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from harness.simulator import wgmma
+from harness.simulator.float_bits import bits_f32
 from harness.simulator.number_formats import BF16, encode
-from harness.simulator.products import load_products
+from harness.simulator.products import fused, load_products
+from harness.simulator.rounding import sum_f32
 from harness.simulator.shared import CLEAN, PAGE_BYTES, PAGE_WORDS, WORDS, ZERO, SharedMemory
 from harness.simulator.wgmma import Wgmma
 from tests.harness.simulator.operand_writer import Layout
@@ -110,3 +112,29 @@ def test_what_is_known_to_be_zeros_is_not_read() -> None:
     known = added(shared, n, np.zeros((len(ROWS), 64, n), np.float32))
     assert (known[:, 8:16] == 0).all()
     assert np.array_equal(np.delete(known, range(8, 16), 1), np.delete(got, range(8, 16), 1))
+
+
+@pytest.mark.parametrize("spread", [1, 60, 200])
+@pytest.mark.parametrize("shared", [(), (0,), (1,), (2,), (0, 2)])
+def test_fused_products_round_once(spread: int, shared: tuple[int, ...]) -> None:
+    """As `sum_f32` does, which is tested against exact sums."""
+    random = np.random.default_rng(spread)
+    bits = random.integers(0, 2**32, (3, 1001, 32), np.uint32)
+    exponents = random.integers(127 - spread // 2, 128 + spread // 2, bits.shape).astype(np.uint32)
+    whole = (bits & np.uint32(0x807FFFFF) | exponents << np.uint32(23)).view(np.float32)
+    whole[:, 0, :8] = np.array([0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 3.4e38], np.float32)
+    a, b, c = (array[0, 5] if number in shared else array for number, array in enumerate(whole))
+    got = fused(a, b, c)
+    with np.errstate(all="ignore"):
+        wide = [np.asarray(x).astype(np.float64) for x in (a, b, c)]
+        expected = sum_f32(wide[0] * wide[1], wide[2], "rn")
+    assert got is not None
+    assert np.array_equal(bits_f32(got), bits_f32(expected))
+
+
+def test_what_is_not_fused() -> None:
+    one, warps = np.float32(1), np.ones((4, 1), np.float32)
+    lanes = np.ones((4, 32), np.float32)
+    assert fused(one, one, one) is None
+    assert fused(lanes, warps, one) is None
+    assert fused(lanes[:, ::2], lanes[:, ::2], one) is None
