@@ -24,6 +24,7 @@ from harness.simulator import effects_all  # noqa: F401 - registers every effect
 from harness.simulator.absent import UNWRITTEN, Absent
 from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
 from harness.simulator.blame import deadlock, place, remote_access, warp_at_line, warp_name
+from harness.simulator.c_loops import load_loops
 from harness.simulator.cohort import LANES, Cohort, Frame, some_lane
 from harness.simulator.errors import Deadlock, EndlessError, NotSimulatedError, SimulationError
 from harness.simulator.gathering import Gathering
@@ -34,7 +35,6 @@ from harness.simulator.local_memory import LocalMemory
 from harness.simulator.machine_constants import LOCAL_BASE
 from harness.simulator.operand_reads import OperandReads
 from harness.simulator.ordering import Ordering
-from harness.simulator.products import load_products
 from harness.simulator.program import EXIT, Branch, Exit, Jump, Wait
 from harness.simulator.ptx import Symbol
 from harness.simulator.shared import MAX_STEPS, RANK_SHIFT, SharedMemory
@@ -139,7 +139,7 @@ class Machine:
         # What `tensors_used` has found in parameters.
         self.tensors_used: dict[tuple[bytes, bytes, int | None], list[list[Tensor]]] = {}
         self.tile_loads = TileLoads()
-        load_products()  # here, because later it would be a candidate's fault
+        load_loops()
         self._events: list[tuple[float, int, Callable[[], None], Callable[[], str] | None]] = []
         self._order = 0
         self._specials = special_registers(self)

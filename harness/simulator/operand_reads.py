@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
-from harness.simulator.shared import PAGE_BYTES, run_of
+from harness.simulator.pages import any_in_flight, note_reads
+from harness.simulator.shared import PAGE_BYTES
 
 Array = npt.NDArray[Any]
 WARPS = 4
@@ -35,9 +36,7 @@ class OperandReads:
         """The open group of `warpgroups` [G] reads `pages` [1 or G, p]."""
         if not self._last.size:
             self._last = np.zeros((len(self.committed), self._pages), np.int32)
-        run = run_of(pages)
-        where = (warpgroups[:, None], pages) if run is None else (warpgroups, run)
-        self._last[where] = self.committed[warpgroups, None] + 1
+        note_reads(self._last, warpgroups, pages, self.committed)
 
     def commit(self, warpgroups: Array) -> None:
         """The open group ends."""
@@ -50,18 +49,16 @@ class OperandReads:
 
     def check_write(self, rows: Array, offsets: Array, size: int, who: str) -> None:
         """Raise where `size` bytes at `offsets` [n] of CTAs `rows` [n] are still being read."""
-        if not self._last.size:
+        if not self._last.size or not any_in_flight(
+            self._last, self.retired, self.groups_per_row, rows, offsets, size
+        ):
             return
-        count = -(-size // PAGE_BYTES)
-        same = len(offsets) > 0 and bool((offsets == offsets[0]).all())
-        run = slice(int(offsets[0]) // PAGE_BYTES, int(offsets[0]) // PAGE_BYTES + count) if same else None
-        pages = offsets[:, None] // PAGE_BYTES + np.arange(count) if run is None else None
+        first, last = offsets // PAGE_BYTES, (offsets + size - 1) // PAGE_BYTES
+        pages = np.minimum(first[:, None] + np.arange((last - first).max() + 1), last[:, None])
         for number in range(self.groups_per_row):
             group = rows * self.groups_per_row + number
-            last = self._last[group[:, None], pages] if run is None else self._last[group, run]
-            late = last > self.retired[group, None]
-            if late.any():
-                reading = late.any(1)
+            reading = (self._last[group[:, None], pages] > self.retired[group, None]).any(1)
+            if reading.any():
                 place = int(offsets[reading][0])
                 raise SimulationError(
                     f"{who} of {size} bytes to shared memory at {place:#x}, which a wgmma of warpgroup "

@@ -14,11 +14,10 @@ from harness.artifact import Artifact
 from harness.executor import CheckDepth, MeasurePlan
 from harness.record import CheckResult, DeviceFacts, Measurement, Rates
 from harness.runner import BeyondRunnerError, Candidate, EndlessCandidateError, Runner
+from harness.simulator.c_loops import load_loops
 from harness.simulator.errors import EndlessError, NotSimulatedError
 from harness.simulator.model import Model
 from harness.simulator.modelled import modelled_us
-from harness.simulator.moves import load_moves
-from harness.simulator.products import load_products
 from harness.simulator.race_launch import search_races
 from harness.simulator.recorder import load_recorder
 from harness.simulator.run import Program
@@ -46,8 +45,7 @@ class SimulatorRunner(Runner):
         self._table = target_named(self.target)
         # Without these no candidate could run, and that would be none's fault.
         load_recorder()
-        load_moves()
-        load_products()
+        load_loops()
         self._loaded: tuple[Candidate, Model] | None = None
 
     def device(self) -> DeviceFacts:

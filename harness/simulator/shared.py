@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
 from harness.simulator.machine_constants import RESERVED_SMEM_BYTES
+from harness.simulator.pages import any_are, pages_are, set_pages
 
 Array = npt.NDArray[Any]
 RANK_SHIFT = 24
@@ -43,6 +44,7 @@ UNTOUCHED, WORDS, LOADED, MIXED, FILLING, CLEAN, ZERO = range(7)
 _AFTER_WRITE = np.array([WORDS, WORDS, MIXED, MIXED, FILLING, WORDS, WORDS], np.uint8)
 _IN_ORDER = np.isin(np.arange(7), (LOADED, CLEAN, ZERO))  # the async proxy may read all of it
 _STAMPED = np.isin(np.arange(7), (WORDS, MIXED, CLEAN, ZERO))
+_NO_STATE = np.zeros(7, np.bool_)
 
 
 class SharedMemory:
@@ -132,39 +134,23 @@ class SharedMemory:
 
         Loads of parts of pages are noted only when they arrive (`mark_loaded`).
         """
-        where = self._whole_pages(rows, offsets, size)
-        if where is None:
+        if not _whole_pages(offsets, size):
             return
-        before = self.state[where]
-        pages = (offsets // PAGE_BYTES)[:, None] + np.arange(before.shape[1])
-        if (before == FILLING).any():
-            at = int(pages[before == FILLING][0]) * PAGE_BYTES
+        if any_are(self.state, rows, offsets, size, FILLING):
+            pages = (offsets // PAGE_BYTES)[:, None] + np.arange(size // PAGE_BYTES)
+            at = int(pages[self.state[rows[:, None], pages] == FILLING][0]) * PAGE_BYTES
             raise SimulationError(f"two tile loads under way to shared memory at {at:#x}")
-        stamped = _STAMPED[before]
-        if stamped.any():
-            words = pages[stamped][:, None] * PAGE_WORDS + np.arange(PAGE_WORDS)
-            self.stamps[np.broadcast_to(rows[:, None], pages.shape)[stamped][:, None], words] = 0
-        self.state[where] = FILLING
+        set_pages(self.state, self.stamps, rows, offsets, size, _STAMPED, FILLING)
 
     def mark_loaded(self, rows: Array, offsets: Array, size: int, step: int) -> None:
         """Note tiles of `size` bytes at `offsets` [n] of CTAs `rows` [n], written by the async proxy."""
-        where = self._whole_pages(rows, offsets, size)
-        if where is not None:
-            self.state[where] = LOADED
+        if _whole_pages(offsets, size):
+            set_pages(self.state, self.stamps, rows, offsets, size, _NO_STATE, LOADED)
             return
         words = offsets[:, None] // 4 + np.arange(size // 4)
         self.stamps[rows[:, None], words] = np.uint32(step << WRITER_BITS | ASYNC)
         pages = words // PAGE_WORDS
         self.state[rows[:, None], pages] = _AFTER_WRITE[self.state[rows[:, None], pages]]
-
-    def _whole_pages(self, rows: Array, offsets: Array, size: int) -> tuple[Array, Any] | None:
-        """The index in `state` of every page of these tiles; None when they are not made of whole pages."""
-        if size % PAGE_BYTES or (offsets % PAGE_BYTES).any():
-            return None
-        if len(offsets) and (offsets == offsets[0]).all():  # the usual case, in a K loop
-            first = int(offsets[0]) // PAGE_BYTES
-            return rows, slice(first, first + size // PAGE_BYTES)
-        return rows[:, None], (offsets // PAGE_BYTES)[:, None] + np.arange(size // PAGE_BYTES)
 
     def fence(self, rows: Array, threads: Array, step: int) -> None:
         """A proxy fence by threads (flat arrays)."""
@@ -204,15 +190,13 @@ class SharedMemory:
 
     def pages_in_order(self, rows: Array, pages: Array) -> bool:
         """Whether the async proxy may read all words of `pages` [1 or G, p] of CTAs `rows` [G]."""
-        return self._all_in_order(rows, pages) or self._all_in_order(*self._cleaned(rows, pages))
+        if pages_are(self.state, rows, pages, _IN_ORDER):
+            return True
+        self._clean(rows, pages)
+        return pages_are(self.state, rows, pages, _IN_ORDER)
 
-    def _all_in_order(self, rows: Array, pages: Array) -> bool:
-        run = run_of(pages)
-        state = self.state[rows[:, None], pages] if run is None else self.state[rows, run]
-        return bool(_IN_ORDER[state].all())
-
-    def _cleaned(self, rows: Array, pages: Array) -> tuple[Array, Array]:
-        """The same pages, those marked as CLEAN or ZERO whose every word the async proxy may read."""
+    def _clean(self, rows: Array, pages: Array) -> None:
+        """Mark those of these pages as CLEAN or ZERO whose every word the async proxy may read."""
         flat = (rows[:, None] * (self.size // PAGE_BYTES) + pages).reshape(-1)
         states = self.state.reshape(-1)
         flat = np.unique(flat[states[flat] == WORDS])
@@ -220,7 +204,6 @@ class SharedMemory:
             some = some[self._may_be_read(some)]
             words = self.bytes.view(np.uint64).reshape(-1, PAGE_BYTES // 8)[some]
             states[some] = np.where(words.any(1), CLEAN, ZERO)
-        return rows, pages
 
     def _may_be_read(self, pages: Array) -> Array:
         """Of flat pages [n], whether each has been written in all words, and fenced where it must be."""
@@ -248,14 +231,9 @@ class SharedMemory:
         return self.bytes.view(CHUNK)
 
 
-def run_of(pages: Array) -> slice | None:
-    """The slice that `pages` [1 or G, p] are for every G, if they are: numpy indexes rows by it in a third of
-    the time."""
-    first, last = int(pages[0, 0]), int(pages[0, -1])
-    if last - first + 1 != pages.shape[1] or (len(pages) > 1 and (pages != pages[:1]).any()):
-        return None
-    # Of neighbours in any other order, some page would lie outside.
-    return slice(first, last + 1) if (pages[0, 1:] > pages[0, :-1]).all() else None
+def _whole_pages(offsets: Array, size: int) -> bool:
+    """Whether tiles of `size` bytes at `offsets` [n] are made of whole pages."""
+    return not (size % PAGE_BYTES or (offsets % PAGE_BYTES).any())
 
 
 def _unwritten(state: Any) -> str:

@@ -45,12 +45,9 @@ class _Plan:
 
 @dataclass
 class TileLoads:
-    """The plans of one machine; None for what has none. Raises `ToolchainError` where no C compiler is."""
+    """The plans of one machine; None for what has none."""
 
     _plans: dict[tuple[Tensor, int, bytes, bytes], _Plan | None] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        moves.load_moves()  # here, because later it would be a candidate's fault
 
     def load(
         self,

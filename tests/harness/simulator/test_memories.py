@@ -12,7 +12,7 @@ from harness.simulator.global_memory import GlobalMemory
 from harness.simulator.local_memory import LocalMemory
 from harness.simulator.machine_constants import LOCAL_BASE
 from harness.simulator.operand_reads import OperandReads
-from harness.simulator.shared import SharedMemory, run_of
+from harness.simulator.shared import SharedMemory
 
 ROWS, SIZE, THREADS = 3, 8192, 64
 ROW = np.arange(ROWS)
@@ -201,10 +201,3 @@ def test_operands_in_flight_are_not_overwritten() -> None:
         reads.check_write(*place, 513, "a store")
     reads.retire(group, 0)
     reads.check_write(*place, 4096, "a store")
-
-
-def test_pages_in_a_row_are_a_slice() -> None:
-    assert run_of(np.array([[3, 4, 5]])) == slice(3, 6)
-    assert run_of(np.array([[3, 4], [3, 4]])) == slice(3, 5)
-    for others in ([[3, 5]], [[3, 4], [4, 5]], [[3, 3, 5]], [[5, 4]]):
-        assert run_of(np.array(others)) is None

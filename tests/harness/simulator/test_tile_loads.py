@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
-from harness.cache import CACHE_VARIABLE
-from harness.simulator import c_library, moves, tile_loads, tma_copy
+from harness.simulator import tile_loads, tma_copy
 from harness.simulator.errors import SimulationError
 from harness.simulator.global_memory import GlobalMemory
 from harness.simulator.machine_constants import PARAM_BASE
@@ -22,8 +19,6 @@ from harness.simulator.tensor_map import DataType, Swizzle, TensorMap
 from harness.simulator.tensors_used import Tensor, each
 from harness.simulator.tile_loads import MOST_PLANS, TileLoads
 from harness.simulator.tma_box import shared_bytes
-from harness.toolchain import ToolchainError
-from tests.harness.simulator.raw_ptx import run_ptx
 
 ROWS = 12
 SHARED_BYTES = 64 * 1024
@@ -176,15 +171,3 @@ def test_bf16_is_widened_to_the_bit(per_group: bool) -> None:
     read = bf16_reader(shared, rows, chunks)
     for some in (slice(0, 1), slice(1, 5), slice(0, 3)):
         np.testing.assert_array_equal(read(some).view(np.uint32), wanted[some].view(np.uint32))
-
-
-def test_a_machine_without_a_compiler_is_no_candidates_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    monkeypatch.setenv("CC", "false")
-    monkeypatch.setattr(moves, "load_moves", moves.load_moves.__wrapped__)
-    monkeypatch.setattr(c_library, "load", c_library.load.__wrapped__)
-    some = torch.zeros(32)
-    with pytest.raises(ToolchainError, match=r"cannot compile moves\.c"):
-        run_ptx("", some, some)
