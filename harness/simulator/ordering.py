@@ -21,17 +21,15 @@ though "pipelined instructions, different thread" would let fences do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator import order_loops
+
 Array = npt.NDArray[Any]
-# Clocks computed at once: with thousands, each of a KiB, every step goes through memory instead of the cache
-# and takes seven times as long.
-CLOCKS_AT_ONCE = 256
 
 
 @dataclass
@@ -55,21 +53,11 @@ class BarrierClocks:
             zeros = np.zeros((more, self.agents), np.int32)
             self.open, self.closed = np.concatenate([self.open, zeros]), np.concatenate([self.closed, zeros])
             self.phase = np.concatenate([self.phase, np.zeros(more, np.int64)])
-        late = keys[self.phase[keys] != phases]
-        if late.size:
-            late = late[run_starts(late)]  # warps of one CTA, of one barrier
-            for some in blocks(len(late)):
-                self.closed[late[some]] = self.open.take(late[some], 0)
-            self.phase[keys] = phases
+        order_loops.turn(self.open, self.closed, self.phase, keys, phases)
 
     def end(self, keys: Array, agents: Array, epochs: Array) -> None:
         """What agents [n] did in `epochs` [n] is over when these phases of `keys` [n] are."""
         np.maximum.at(self.open.reshape(-1), keys * self.agents + agents, epochs)
-
-
-def blocks(count: int) -> Iterator[slice]:
-    """As many clocks, cut into those that are computed at once."""
-    return (slice(first, first + CLOCKS_AT_ONCE) for first in range(0, count, CLOCKS_AT_ONCE))
 
 
 def run_starts(*arrays: Array) -> Array:
@@ -81,36 +69,14 @@ def run_starts(*arrays: Array) -> Array:
     return np.flatnonzero(changes)
 
 
-def first_of_pairs(warps: Array, keys: Array) -> Array:
-    """Where each pair of a warp and a barrier first occurs; `np.unique` of columns takes 15 times as long."""
-    if (warps[1:] > warps[:-1]).all():
-        return np.arange(len(warps))
-    _, first = np.unique(warps * (int(keys.max(initial=0)) + 1) + keys, return_index=True)
-    return first
-
-
 def take_in(known: Array, warps: Array, clocks: Array, keys: Array) -> None:
-    """Raise rows `warps` [n], all different, of `known` to rows `keys` [n] of `clocks`."""
-    for some in blocks(len(warps)):
-        raised = known.take(warps[some], 0)
-        np.maximum(raised, clocks.take(keys[some], 0), out=raised)
-        known[warps[some]] = raised
+    """Raise rows `warps` [n] of `known` to rows `keys` [n] of `clocks`."""
+    order_loops.raise_rows(known, warps, clocks, keys)
 
 
 def learn(known: Array, keys: Array, clocks: Array) -> None:
     """Raise rows `keys` [n], which may repeat, of `known` to `clocks` [n, agents]: a fast `maximum.at`."""
-    if (keys[1:] < keys[:-1]).any():
-        order = np.argsort(keys, kind="stable")
-        keys, clocks = keys[order], clocks[order]
-    first = run_starts(keys)
-    if len(first) < len(keys):
-        each, rest = divmod(len(keys), len(first))
-        if rest == 0 and (first == np.arange(len(first)) * each).all():  # the usual case, twice as fast
-            clocks = clocks.reshape(len(first), each, -1).max(1)
-        else:
-            clocks = np.maximum.reduceat(clocks, first, axis=0)
-        keys = keys[first]
-    known[keys] = np.maximum(known[keys], clocks)
+    order_loops.raise_rows(known, keys, np.ascontiguousarray(clocks), np.arange(len(keys)))
 
 
 class Ordering:
@@ -169,12 +135,9 @@ class Ordering:
         """Warps arrive on the barriers `keys` of a kind, which are in `phases`; both may repeat."""
         if self.implied:
             self.fence_before(np.unique(warps))
-        first = first_of_pairs(warps, keys)
-        warps, keys = warps[first], keys[first]
         barriers = self._barriers(kind)
-        barriers.turn(keys, phases[first])
-        for some in blocks(len(keys)):
-            learn(barriers.open, keys[some], self._published(warps[some]))
+        barriers.turn(keys, phases)
+        order_loops.publish(barriers.open, keys, self.seen, warps, self.agent, self.fenced)
 
     def deliver(self, kind: str, clocks: Array, keys: Array, phases: Array) -> None:
         """Clocks arrive on barriers."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator import order_loops
 from harness.simulator.ordering import BarrierClocks, learn, take_in
 
 Array = npt.NDArray[Any]
@@ -41,18 +42,21 @@ class Scopes:
             self.released[warps, self.agent[warps]] = epochs
 
     def arrive(
-        self, kind: str, warps: Array, epochs: Array, keys: Array, phases: Array, away: Array, release: bool
+        self, kind: str, warps: Array, epoch: Array, keys: Array, phases: Array, away: Array, release: bool
     ) -> None:
-        """Warps in `epochs` arrive on barriers, `away` [n] on another CTA's; `release`: at cluster scope."""
-        clocks = self.known[warps]
-        clocks[np.arange(len(warps)), self.agent[warps]] = epochs
+        """Warps arrive on barriers, `away` [n] on another CTA's; `release`: at cluster scope.
+
+        `epoch` is that of every warp. A warp and a barrier of its may be named several times.
+        """
         near, far = self._turned(kind, keys, phases)
         here = ~away
-        if here.any():
-            learn(near.open, keys[here], clocks[here])
-        if away.any():
-            told = clocks[away] if release else self.released[warps[away]]
-            learn(far.open, keys[away], told)
+        order_loops.publish(near.open, keys[here], self.known, warps[here], self.agent, epoch)
+        if not away.any():
+            return
+        if release:
+            order_loops.publish(far.open, keys[away], self.known, warps[away], self.agent, epoch)
+        else:
+            order_loops.raise_rows(far.open, keys[away], self.released, warps[away])
 
     def complete(self, agents: Array, epochs: Array, keys: Array, phases: Array) -> None:
         """Copies end, which are what `agents` [n] did in `epochs` [n]."""

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator import order_loops
 from harness.simulator.barrier_inits import BarrierInits
 from harness.simulator.errors import SimulationError
-from harness.simulator.ordering import BarrierClocks, blocks, first_of_pairs, learn, take_in
+from harness.simulator.ordering import BarrierClocks, learn, take_in
 from harness.simulator.scopes import Scopes
 
 Array = npt.NDArray[Any]
@@ -95,16 +96,13 @@ class ThreadOrder:
 
         `away` [n]: the barrier is another CTA's. `release`: the arrival itself releases at cluster scope.
         """
-        first = first_of_pairs(warps, keys)
-        warps, keys, phases = warps[first], keys[first], phases[first]
         if self.scopes is not None:
-            self.scopes.arrive(kind, warps, self.epoch[warps], keys, phases, away[first], release)
+            self.scopes.arrive(kind, warps, self.epoch, keys, phases, away, release)
         if release:
             self.inits.released(warps)
         barriers = self._barriers(kind, keys, phases)
-        for some in blocks(len(keys)):
-            learn(barriers.open, keys[some], self._published(warps[some]))
-        self.epoch[warps] += 1
+        order_loops.publish(barriers.open, keys, self.seen, warps, self.agent, self.epoch)
+        self.epoch[warps] += 1  # once, however often a warp is named
 
     def _published(self, warps: Array) -> Array:
         """What these warps know when they arrive somewhere, their own accesses included [n, agents].
