@@ -26,7 +26,7 @@ from harness.simulator.errors import SimulationError
 from harness.simulator.number_formats import BF16, E4M3, E5M2, F16, F32, TF32
 from harness.simulator.operand import Operand
 from harness.simulator.ptx import Imm, Instruction, Vector
-from harness.simulator.shared import PAGE_BYTES, PAGE_WORDS
+from harness.simulator.shared import PAGE_WORDS
 from harness.simulator.shared_races import SharedRaces
 from harness.simulator.wgmma import M, Wgmma
 
@@ -287,10 +287,7 @@ def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:
 def _note_reads(c: Cohort, races: SharedRaces, words: Array, pages: Array) -> None:
     """Every warp of a warpgroup reads `words` [1 or G, n], in `pages` [1 or G, p]."""
     whole = words.shape[1] == pages.shape[1] * PAGE_WORDS
-    places, note = (pages, races.read_pages) if whole else (words, races.read)
-    of_row = c.machine.shared.size // (PAGE_BYTES if whole else 4)
-    of_warps = np.repeat(np.broadcast_to(places, (len(c.warps) // WARPS, places.shape[1])), WARPS, 0)
-    note((of_warps + c.rows[:, None] * of_row).reshape(-1), np.repeat(c.warps, places.shape[1]))
+    races.read_operands(pages if whole else words, c.warps, WARPS, whole)
 
 
 @effect("wgmma", "wait_group", flags="sync aligned")

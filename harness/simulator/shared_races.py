@@ -9,6 +9,9 @@ mbarrier, and whoever loads must have learned that the readers are done. `wgmma`
 reads by the warps that issue them; operands of whole pages are noted by the page. Atomics are exempt, and so
 is what goes through flags in memory. Between warps of different CTAs, an order counts that is of cluster
 scope (`Scopes`).
+
+Loops in C answer whether all accesses of an instruction are in order, and note them then. What they do not
+say yes to is looked at here once more, in numpy: that alone says what is an error, and words it.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.simulator import race_loops
 from harness.simulator.errors import SimulationError
 from harness.simulator.ordering import run_starts
 from harness.simulator.scopes import Scopes
@@ -53,6 +57,7 @@ class _Reads:
         self._near = np.zeros((rows * places, order.per_row), np.int32)
         self._any_far = np.zeros(rows * places, np.bool_)
         self._far = np.zeros((0, order.per_cluster), np.int32)  # made by the first such read
+        self.in_c = race_loops.Reads.of(self.any, self._any_far, self._near, places)
 
     def note(self, places: Array, warps: Array) -> None:
         """Warps `warps` [n] read `places` [n]. A warp's epochs only grow."""
@@ -62,6 +67,7 @@ class _Reads:
         if far.any():
             if not self._far.size:
                 self._far = np.zeros((len(self.any), order.per_cluster), np.int32)
+                self.in_c.add_far(self._far)
             self._any_far[places[far]] = True
             self._far[places[far], order.agent[warps[far]]] = order.epoch[warps[far]]
             places, warps = places[~far], warps[~far]
@@ -104,11 +110,31 @@ class SharedRaces:
         # The CTA in its cluster of every agent that is a warp; copies have an order of their own: -1.
         ranks = np.arange(order.per_cluster) // order.per_row
         self._rank = np.concatenate([ranks, np.full(order.per_cluster, -1)])
+        known = None if order.scopes is None else order.scopes.known
+        self.loops = race_loops.Races(
+            (self.writer, self.written), (order.seen, order.epoch, known), (order.per_row, order.per_cluster),
+            PAGE_WORDS, (self.word_reads.in_c, self.page_reads.in_c)
+        )  # fmt: skip
 
     def read(self, words: Array, warps: Array) -> None:
         """Warps `warps` [n] read flat word positions `words` [n]."""
+        if self.loops.read_words(words, warps):
+            return
         self._check_writer(words, warps, self.order.agent[warps], "reads")
         self.word_reads.note(words, warps)
+
+    def read_operands(self, places: Array, warps: Array, together: int, whole: bool) -> None:
+        """Of `warps` [G * together], each group reads some of the places [1 or G, n] of its CTA.
+
+        They are words or, if `whole`, pages.
+        """
+        if self.loops.read_operands(places, warps, together, whole):
+            return
+        note, of_row = (self.read_pages, self.words // PAGE_WORDS) if whole else (self.read, self.words)
+        each = places.shape[1]
+        of_warps = np.repeat(np.broadcast_to(places, (len(warps) // together, each)), together, 0)
+        rows = warps // self.order.per_row
+        note((of_warps + rows[:, None] * of_row).reshape(-1), np.repeat(warps, each))
 
     def read_pages(self, pages: Array, warps: Array) -> None:
         """Warps `warps` [n] read flat pages `pages` [n], each whole."""
@@ -125,6 +151,8 @@ class SharedRaces:
 
     def write(self, words: Array, warps: Array) -> None:
         """Warps `warps` [n] write `words` [n]."""
+        if self.loops.write_words(words, warps):
+            return
         agent = self.order.agent[warps]
         self._check_writer(words, warps, agent, "writes")
         self._check_readers(self.word_reads, words, warps, words)
@@ -134,7 +162,14 @@ class SharedRaces:
         self.written[words] = self.order.epoch[warps]
 
     def write_tiles(self, words: Array, warps: Array, copies: Array) -> None:
-        """Copies of epochs `copies` [n], issued by `warps` [n], write the rising positions `words` [n, w]."""
+        """Copies of epochs `copies` [n], issued by `warps` [n], write `words` [n, w], each w in a row."""
+        self.write_runs(words[:, 0], words.shape[1], warps, copies)
+
+    def write_runs(self, starts: Array, count: int, warps: Array, copies: Array) -> None:
+        """Copies of epochs `copies` [n], issued by `warps` [n], write `count` words from each of `starts`."""
+        if self.loops.write_tiles(starts, count, warps, copies):
+            return
+        words = starts[:, None] + np.arange(count)
         agent = self.order.agent[warps]
         each = np.repeat(warps, words.shape[1])
         flat = words.reshape(-1)
