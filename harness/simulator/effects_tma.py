@@ -152,8 +152,8 @@ def _load_tiles(
     issuers = c.warps[warps][issue]
     epochs = np.zeros(0) if exits is None else exits.copy(c.warps[warps], issue, rows, keys)[issue]
     if machine.races is not None:
-        words = rows[:, None] * (machine.shared.size // 4) + offsets[issue, None] // 4 + np.arange(size // 4)
-        machine.races.write_tiles(words, issuers, epochs)
+        starts = rows * (machine.shared.size // 4) + offsets[issue] // 4
+        machine.races.write_tiles(starts, size // 4, issuers, epochs)
     if machine.functional:
         machine.shared.begin_load(rows, offsets[issue], size)
 

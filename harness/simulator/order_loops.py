@@ -16,6 +16,7 @@ from harness.simulator import c_library
 
 Int64s = npt.NDArray[np.int64]
 Clocks = npt.NDArray[np.int32]
+_Memory = ctypes.c_char * 0
 
 
 @cache
@@ -64,6 +65,10 @@ def indices(array: npt.NDArray[Any]) -> Int64s:
 
 
 def address(array: npt.NDArray[Any]) -> int:
+    """Where an array, which has to be contiguous, begins; numpy itself takes 3 us to say so, not 0.6."""
+    if array.flags.writeable:
+        buffer: Any = array
+        return ctypes.addressof(_Memory.from_buffer(buffer))
     assert array.flags.c_contiguous
     found: int = array.__array_interface__["data"][0]
     return found

@@ -161,11 +161,7 @@ class SharedRaces:
         self.writer[words] = agent + 1
         self.written[words] = self.order.epoch[warps]
 
-    def write_tiles(self, words: Array, warps: Array, copies: Array) -> None:
-        """Copies of epochs `copies` [n], issued by `warps` [n], write `words` [n, w], each w in a row."""
-        self.write_runs(words[:, 0], words.shape[1], warps, copies)
-
-    def write_runs(self, starts: Array, count: int, warps: Array, copies: Array) -> None:
+    def write_tiles(self, starts: Array, count: int, warps: Array, copies: Array) -> None:
         """Copies of epochs `copies` [n], issued by `warps` [n], write `count` words from each of `starts`."""
         if self.loops.write_tiles(starts, count, warps, copies):
             return

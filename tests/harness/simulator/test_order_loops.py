@@ -56,3 +56,14 @@ def test_a_barrier_that_turns_closes_what_was_open(seed: int) -> None:
     order_loops.turn(opened, closed, phase, keys, now[keys])
     assert (closed == want[0]).all()
     assert (phase == want[1]).all()
+
+
+def test_the_address_of_an_array_that_is_not_in_one_piece_is_refused() -> None:
+    array = np.arange(6).reshape(2, 3)
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    for whole in (array, array[1:], frozen, array[:0]):
+        assert order_loops.address(whole) == whole.ctypes.data
+    for part in (array.T, array[:, :2], frozen.T):
+        with pytest.raises((TypeError, AssertionError)):
+            order_loops.address(part)

@@ -120,7 +120,7 @@ class _History:
         starts = rows * WORDS + self.some((WORDS - count) // 4, issues) * 4
         np.add.at(self.order.copy_epoch, warps, 1)
         copies = self.order.copy_epoch[warps]
-        return lambda races: races.write_runs(starts, count, warps, copies)
+        return lambda races: races.write_tiles(starts, count, warps, copies)
 
 
 def error_of(access: Callable[[SharedRaces], None], races: SharedRaces) -> tuple[str, Any]:
