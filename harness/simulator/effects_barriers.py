@@ -13,7 +13,7 @@ import numpy.typing as npt
 from harness.simulator.barriers import NAMED
 from harness.simulator.cohort import LANES, Cohort, some_lane
 from harness.simulator.effects import Run, Wait, effect, wait
-from harness.simulator.effects_memory import shared_place
+from harness.simulator.effects_memory import shared_place, shared_place_of_lanes
 from harness.simulator.errors import SimulationError
 from harness.simulator.ops_lanes import members_of
 from harness.simulator.ptx import Address, Instruction
@@ -26,9 +26,11 @@ _BEYOND_CTA = {"cluster", "gpu", "sys", "gl"}
 
 def barrier_places(c: Cohort, m: Any, address: Any) -> tuple[Array, Array, Array]:
     """(rows, offsets, warps of the cohort) of the mbarrier that each active lane names, flat."""
-    active = c.active(m)
-    rows, offsets = shared_place(c, address, active)
     places = c.places(m)
+    if np.ndim(address) == 2 and address.shape[1] > 1:
+        return shared_place_of_lanes(c, address, places)
+    # An address that a warp shares is looked at whoever is active.
+    rows, offsets = shared_place(c, address, c.active(m))
     return c.at_places(rows, places), c.at_places(offsets, places), places // LANES
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.simulator.cohort import Cohort, some_lane
+from harness.simulator.cohort import LANES, Cohort, some_lane
 from harness.simulator.effects import Run, effect
 from harness.simulator.errors import SimulationError
 from harness.simulator.machine_constants import LOCAL_BASE, PARAM_BASE
@@ -65,27 +65,48 @@ def shared_place(
     if active is not None and offsets.ndim == 2 and offsets.shape[1] > 1:
         offsets = np.where(active, offsets, 0)
     rows = c.rows[:, None]
-    if c.machine.cluster_size == 1:
-        if offsets.size and int(offsets.max()) > OFFSET_MASK:
-            wrong = offsets > OFFSET_MASK
-            raise SimulationError(f"shared address {int(offsets.max()):#x} lies outside the CTA", wrong)
-        return rows, offsets
-    ranks = offsets >> RANK_SHIFT
-    if ranks.size and int(ranks.max()) >= c.machine.cluster_size:
-        raise SimulationError(
-            f"shared address {int(offsets.max()):#x}: rank {int(ranks.max())} of a cluster of "
-            f"{c.machine.cluster_size} CTAs",
-            ranks >= c.machine.cluster_size,
-        )
-    places = c.machine.first_row_of_cluster[rows] + ranks
-    if c.machine.thread_order is not None and not by_copy:
+    places, offsets = _rows_of(c, rows, offsets)
+    if places is not rows and c.machine.thread_order is not None and not by_copy:
         remote = places != rows
         if active is not None:
             remote = remote & active
         if remote.any():
             warp, _ = np.nonzero(remote)
             c.machine.thread_order.access(c.warps[warp], np.broadcast_to(places, remote.shape)[remote])
-    return places, offsets & OFFSET_MASK
+    return places, offsets
+
+
+def shared_place_of_lanes(c: Cohort, address: Any, lanes: Array) -> tuple[Array, Array, Array]:
+    """(rows, offsets, warps of the cohort) as of `shared_place`, of the active lanes `lanes` [n], flat.
+
+    Where one lane of each warp is active, all others need not be computed: arrivals on mbarriers of clusters
+    take half the time.
+    """
+    warps = lanes // LANES
+    own = c.rows[warps]
+    rows, offsets = _rows_of(c, own, c.at_places(address, lanes))
+    if rows is not own and c.machine.thread_order is not None:
+        remote = np.flatnonzero(rows != own)
+        if remote.size:
+            c.machine.thread_order.access(c.warps[warps[remote]], rows[remote])
+    return rows, offsets, warps
+
+
+def _rows_of(c: Cohort, rows: Array, addresses: Array) -> tuple[Array, Array]:
+    """The CTA's row and the offset of shared::cluster addresses that warps of CTAs `rows` use."""
+    if c.machine.cluster_size == 1:
+        if addresses.size and int(addresses.max()) > OFFSET_MASK:
+            wrong = addresses > OFFSET_MASK
+            raise SimulationError(f"shared address {int(addresses.max()):#x} lies outside the CTA", wrong)
+        return rows, addresses
+    ranks = addresses >> RANK_SHIFT
+    if ranks.size and int(ranks.max()) >= c.machine.cluster_size:
+        raise SimulationError(
+            f"shared address {int(addresses.max()):#x}: rank {int(ranks.max())} of a cluster of "
+            f"{c.machine.cluster_size} CTAs",
+            ranks >= c.machine.cluster_size,
+        )
+    return c.machine.first_row_of_cluster[rows] + ranks, addresses & OFFSET_MASK
 
 
 def space_at(c: Cohort, space: str, address: Any, active: Array | None) -> str:

@@ -209,6 +209,28 @@ def test_threads_of_a_cta_want_a_barrier_behind_the_init() -> None:
         run_ptx(WITHIN_A_CTA.replace("bar.sync 0; //order", ""), words(), words(), threads=64, races=True)
 
 
+@pytest.mark.parametrize(
+    ("cluster", "says"), [(1, "lies outside the CTA"), (2, "rank 4 of a cluster of 2 CTAs")]
+)
+def test_an_arrival_nowhere_names_the_lane(cluster: int, says: str) -> None:
+    """Lane 5 alone arrives, at an address of its own; what the others hold is none."""
+    body = """
+    mov.b32 %r8, smem;
+    setp.ne.s32 %p0, %r0, 5;
+    @%p0 bra READY;
+    mbarrier.init.shared.b64 [%r8], 1;
+READY:
+    shl.b32 %r9, %r0, 27;
+    xor.b32 %r9, %r9, 671088640;
+    add.s32 %r9, %r9, 50331648;
+    add.s32 %r9, %r9, %r8;
+    @!%p0 mbarrier.arrive.shared::cluster.b64 _, [%r9];
+    """
+    x, y = torch.zeros(64, dtype=torch.int32), torch.zeros(64, dtype=torch.int32)
+    with pytest.raises(SimulationError, match=rf"^lane 5 of {PLACE}.*{says}"):
+        run_ptx(body, x, y, ctas=cluster, cluster=cluster)
+
+
 def test_arrive_drop_takes_its_count_from_later_phases() -> None:
     y = torch.zeros(32, dtype=torch.int32)
     body = """
