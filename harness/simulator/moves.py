@@ -6,12 +6,12 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.simulator import c_library
+from harness.simulator.c_arrays import address, indices
 
 Int64s = npt.NDArray[np.int64]
 
@@ -52,7 +52,7 @@ def bf16_reader(
     As float32 [n, r, 8 c], which the next call overwrites. `shared` [CTAs, bytes] is contiguous, and all
     chunks are known to lie within a CTA's bytes.
     """
-    rows, chunks = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(chunks, np.int64)
+    rows, chunks = indices(rows), indices(chunks)
     widen = load_moves().widen_bf16
     count = chunks[0].size
     out = np.empty((0, chunks.shape[1], 8 * chunks.shape[2]), np.float32)
@@ -64,7 +64,10 @@ def bf16_reader(
             theirs, step = chunks[some], count
         if len(out) < len(mine):
             out = np.empty((len(mine), *out.shape[1:]), np.float32)
-        widen(_at(shared), shared.shape[1], len(mine), _at(mine), _at(theirs), step, count, _at(out))
+        widen(
+            address(shared), shared.shape[1], len(mine), address(mine), address(theirs), step, count,
+            address(out)
+        )  # fmt: skip
         return out[: len(mine)]
 
     return read
@@ -75,15 +78,9 @@ def load_tiles(issues: Int64s, to: Int64s, sources: Int64s, boxes: Boxes) -> Non
 
     The box of issue i begins at the host address `sources[i]`.
     """
-    issues, to, sources = (np.ascontiguousarray(array, np.int64) for array in (issues, to, sources))
+    issues, to, sources = indices(issues), indices(to), indices(sources)
     units = boxes.offsets.shape[1]
     load_moves().load_tiles(
-        len(issues), _at(issues), _at(to), _at(sources), boxes.unit_bytes, units, _at(boxes.box),
-        _at(boxes.offsets), _at(boxes.mask), _at(boxes.copied)
+        len(issues), address(issues), address(to), address(sources), boxes.unit_bytes, units,
+        address(boxes.box), address(boxes.offsets), address(boxes.mask), address(boxes.copied)
     )  # fmt: skip
-
-
-def _at(array: npt.NDArray[Any]) -> int:
-    assert array.flags.c_contiguous
-    address: int = array.__array_interface__["data"][0]
-    return address

@@ -10,10 +10,10 @@ import ctypes
 from functools import cache
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from harness.simulator import c_library
+from harness.simulator.c_arrays import address, indices
 
 Array = npt.NDArray[Any]
 
@@ -22,29 +22,24 @@ Array = npt.NDArray[Any]
 def load_pages() -> ctypes.CDLL:
     """The library; raises `ToolchainError` when it cannot be built or loaded."""
     library = c_library.load("pages")
-    number, state = ctypes.c_int64, ctypes.c_int
-    states, flags, stamps, last, many = (
-        np.ctypeslib.ndpointer(dtype, flags="C_CONTIGUOUS")
-        for dtype in (np.uint8, np.bool_, np.uint32, np.int32, np.int64)
-    )
-    of_rows, of_tiles = (number, many, many, number, number), (number, many, many, number)
-    library.pages_are.argtypes = (states, number, *of_rows, flags)
-    library.note_reads.argtypes = (last, number, *of_rows, many)
-    library.any_in_flight.argtypes = (last, number, number, *of_tiles, many)
-    library.any_are.argtypes = (states, number, *of_tiles, state)
-    library.set_pages.argtypes = (states, stamps, number, *of_tiles, flags, state)
+    number, array, state = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
+    of_rows, of_tiles = (number, array, array, number, number), (number, array, array, number)
+    library.pages_are.argtypes = library.note_reads.argtypes = (array, number, *of_rows, array)
+    library.any_in_flight.argtypes = (array, number, number, *of_tiles, array)
+    library.any_are.argtypes = (array, number, *of_tiles, state)
+    library.set_pages.argtypes = (array, array, number, *of_tiles, array, state)
     library.note_reads.restype = library.set_pages.restype = None
     return library
 
 
 def pages_are(state: Array, rows: Array, pages: Array, allowed: Array) -> bool:
     """Whether `allowed`, bool by state, has the state of all `pages`."""
-    return bool(load_pages().pages_are(state, state.shape[1], *_of_rows(rows, pages), allowed))
+    return bool(_of_rows(load_pages().pages_are, state, rows, pages, allowed))
 
 
 def note_reads(last: Array, rows: Array, pages: Array, committed: Array) -> None:
     """`last` of all `pages` becomes the number behind their warpgroup's `committed`."""
-    load_pages().note_reads(last, last.shape[1], *_of_rows(rows, pages), committed)
+    _of_rows(load_pages().note_reads, last, rows, pages, committed)
 
 
 def any_in_flight(last: Array, retired: Array, per_cta: int, rows: Array, offsets: Array, size: int) -> bool:
@@ -52,13 +47,23 @@ def any_in_flight(last: Array, retired: Array, per_cta: int, rows: Array, offset
 
     A CTA's `per_cta` warpgroups are neighbours in both tables.
     """
-    tiles = _of_tiles(rows, offsets, size)
-    return bool(load_pages().any_in_flight(last, last.shape[1], per_cta, *tiles, retired))
+    rows, offsets = _tiles(rows, offsets)
+    return bool(
+        load_pages().any_in_flight(
+            address(last), last.shape[1], per_cta, len(rows), address(rows), address(offsets), size,
+            address(retired)
+        )
+    )  # fmt: skip
 
 
 def any_are(state: Array, rows: Array, offsets: Array, size: int, what: int) -> bool:
     """Whether a page of these tiles, which are whole pages, is in the state `what`."""
-    return bool(load_pages().any_are(state, state.shape[1], *_of_tiles(rows, offsets, size), what))
+    rows, offsets = _tiles(rows, offsets)
+    return bool(
+        load_pages().any_are(
+            address(state), state.shape[1], len(rows), address(rows), address(offsets), size, what
+        )
+    )
 
 
 def set_pages(
@@ -68,16 +73,23 @@ def set_pages(
 
     Of those in a state that `stamped`, bool by state, has, the words' `stamps` become 0.
     """
-    tiles = _of_tiles(rows, offsets, size)
-    load_pages().set_pages(state, stamps, state.shape[1], *tiles, stamped, what)
+    rows, offsets = _tiles(rows, offsets)
+    load_pages().set_pages(
+        address(state), address(stamps), state.shape[1], len(rows), address(rows), address(offsets), size,
+        address(stamped), what
+    )  # fmt: skip
 
 
-def _of_rows(rows: Array, pages: Array) -> tuple[int, Array, Array, int, int]:
-    rows, pages = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(pages, np.int64)
+def _of_rows(loop: Any, table: Array, rows: Array, pages: Array, by: Array) -> Any:
+    rows, pages = indices(rows), indices(pages)
     assert len(pages) in (1, len(rows))
-    return len(rows), rows, pages, pages.shape[1] if len(pages) > 1 else 0, pages.shape[1]
+    count = pages.shape[1]
+    step = count if len(pages) > 1 else 0
+    return loop(
+        address(table), table.shape[1], len(rows), address(rows), address(pages), step, count, address(by)
+    )
 
 
-def _of_tiles(rows: Array, offsets: Array, size: int) -> tuple[int, Array, Array, int]:
+def _tiles(rows: Array, offsets: Array) -> tuple[Array, Array]:
     assert len(rows) == len(offsets)
-    return len(rows), np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(offsets, np.int64), size
+    return indices(rows), indices(offsets)

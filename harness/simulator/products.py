@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator import c_library
+from harness.simulator.c_arrays import address
 from harness.simulator.shared import ZERO, SharedMemory
 
 CHUNK_ELEMENTS = 8
@@ -73,9 +74,9 @@ def add_products(
     slots = np.empty(m, np.int64)
     assert tiles.flags.c_contiguous
     library.add_products(
-        shared.bytes.ctypes.data, shared.state.ctypes.data, ZERO, shared.size, len(rows), rows.ctypes.data, m,
-        a_table.ctypes.data, a_which.ctypes.data, n, b_table.ctypes.data, b_which.ctypes.data, count,
-        keep.ctypes.data, tiles.ctypes.data, space.ctypes.data, slots.ctypes.data,
+        address(shared.bytes), address(shared.state), ZERO, shared.size, len(rows), address(rows), m,
+        address(a_table), address(a_which), n, address(b_table), address(b_which), count,
+        address(keep), address(tiles), address(space), address(slots),
     )  # fmt: skip
 
 
@@ -90,6 +91,6 @@ def fused(*operands: Any) -> npt.NDArray[np.float32] | None:
         return None
     out = np.empty(shapes.pop(), np.float32)
     arrays = [np.asarray(operand) for operand in operands]  # kept: of numbers, these are copies
-    places = [part for array in arrays for part in (array.ctypes.data, int(array.ndim > 0))]
-    library.fuse(out.size, *places, out.ctypes.data)
+    places = [part for array in arrays for part in (address(array), int(array.ndim > 0))]
+    library.fuse(out.size, *places, address(out))
     return out

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator import c_library
-from harness.simulator.order_loops import address, indices
+from harness.simulator.c_arrays import address, indices
 
 Array = npt.NDArray[Any]
 Int32s = npt.NDArray[np.int32]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.simulator import moves, tma_copy
+from harness.simulator.c_arrays import address
 from harness.simulator.machine_constants import PARAM_BASE
 from harness.simulator.shared import SharedMemory
 from harness.simulator.tensor_map import DataType
@@ -68,7 +69,7 @@ class TileLoads:
         if plan is not None:
             start = start_bits // 8
             if (start >= plan.lowest).all() and (start <= plan.highest).all():
-                to = shared.bytes.ctypes.data + rows * shared.size + offsets[issue]
+                to = address(shared.bytes) + rows * shared.size + offsets[issue]
                 moves.load_tiles(issue, to, plan.sources + start, plan.boxes)
                 return
         parts = [

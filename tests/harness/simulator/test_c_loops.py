@@ -13,7 +13,7 @@ from harness.toolchain import ToolchainError
 from tests.harness.simulator.raw_ptx import run_ptx
 
 
-@pytest.mark.parametrize("name", ["moves", "pages", "products"])
+@pytest.mark.parametrize("name", ["moves", "order", "pages", "products", "races"])
 def test_a_machine_without_a_compiler_is_no_candidates_fault(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
