@@ -45,22 +45,19 @@ int any_in_flight(const int32_t *last, int64_t row_pages, int64_t per_row, int64
     return 0;
 }
 
-/* Whether a page of these tiles, which are whole pages, is in the state `of`. */
-int any_are(const unsigned char *state, int64_t row_pages, int64_t tiles, const int64_t *rows,
-            const int64_t *offsets, int64_t size, int of) {
-    for (int64_t tile = 0; tile < tiles; tile++)
-        if (memchr(state + rows[tile] * row_pages + offsets[tile] / PAGE_BYTES, of, size / PAGE_BYTES)) return 1;
-    return 0;
-}
-
-/* All pages of these tiles get the state `to`; of those whose state `stamped` has, the words lose their stamps. */
-void set_pages(unsigned char *state, uint32_t *stamps, int64_t row_pages, int64_t tiles, const int64_t *rows,
-               const int64_t *offsets, int64_t size, const unsigned char *stamped, int to) {
+/* All pages of these tiles, which are whole pages, get the state `to`; of those whose state `stamped` has, the
+   words lose their stamps. The first page that was in that state already, counted from the first CTA's on; -1: none
+   was. */
+int64_t set_pages(unsigned char *state, uint32_t *stamps, int64_t row_pages, int64_t tiles, const int64_t *rows,
+                  const int64_t *offsets, int64_t size, const unsigned char *stamped, int to) {
+    int64_t found = -1;
     for (int64_t tile = 0; tile < tiles; tile++) {
         int64_t first = rows[tile] * row_pages + offsets[tile] / PAGE_BYTES, end = first + size / PAGE_BYTES;
         for (int64_t page = first; page < end; page++) {
+            if (state[page] == to && found < 0) found = page;
             if (stamped[state[page]]) memset(stamps + page * (PAGE_BYTES / 4), 0, PAGE_BYTES);
             state[page] = (unsigned char)to;
         }
     }
+    return found;
 }

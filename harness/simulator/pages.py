@@ -26,9 +26,8 @@ def load_pages() -> ctypes.CDLL:
     of_rows, of_tiles = (number, array, array, number, number), (number, array, array, number)
     library.pages_are.argtypes = library.note_reads.argtypes = (array, number, *of_rows, array)
     library.any_in_flight.argtypes = (array, number, number, *of_tiles, array)
-    library.any_are.argtypes = (array, number, *of_tiles, state)
     library.set_pages.argtypes = (array, array, number, *of_tiles, array, state)
-    library.note_reads.restype = library.set_pages.restype = None
+    library.note_reads.restype, library.set_pages.restype = None, number
     return library
 
 
@@ -56,28 +55,20 @@ def any_in_flight(last: Array, retired: Array, per_cta: int, rows: Array, offset
     )  # fmt: skip
 
 
-def any_are(state: Array, rows: Array, offsets: Array, size: int, what: int) -> bool:
-    """Whether a page of these tiles, which are whole pages, is in the state `what`."""
-    rows, offsets = _tiles(rows, offsets)
-    return bool(
-        load_pages().any_are(
-            address(state), state.shape[1], len(rows), address(rows), address(offsets), size, what
-        )
-    )
-
-
 def set_pages(
     state: Array, stamps: Array, rows: Array, offsets: Array, size: int, stamped: Array, what: int
-) -> None:
+) -> int | None:
     """Put the pages of these tiles, which are whole pages, into the state `what`.
 
-    Of those in a state that `stamped`, bool by state, has, the words' `stamps` become 0.
+    Of those in a state that `stamped`, bool by state, has, the words' `stamps` become 0. Returns the first
+    page that was in the state `what` already, as its position in the flat `state`; None where none was.
     """
     rows, offsets = _tiles(rows, offsets)
-    load_pages().set_pages(
+    found: int = load_pages().set_pages(
         address(state), address(stamps), state.shape[1], len(rows), address(rows), address(offsets), size,
         address(stamped), what
     )  # fmt: skip
+    return None if found < 0 else found
 
 
 def _of_rows(loop: Any, table: Array, rows: Array, pages: Array, by: Array) -> Any:

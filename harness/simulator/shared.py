@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from harness.simulator.errors import SimulationError
 from harness.simulator.machine_constants import RESERVED_SMEM_BYTES
-from harness.simulator.pages import any_are, pages_are, set_pages
+from harness.simulator.pages import pages_are, set_pages
 
 Array = npt.NDArray[Any]
 RANK_SHIFT = 24
@@ -136,11 +136,10 @@ class SharedMemory:
         """
         if not _whole_pages(offsets, size):
             return
-        if any_are(self.state, rows, offsets, size, FILLING):
-            pages = (offsets // PAGE_BYTES)[:, None] + np.arange(size // PAGE_BYTES)
-            at = int(pages[self.state[rows[:, None], pages] == FILLING][0]) * PAGE_BYTES
+        page = set_pages(self.state, self.stamps, rows, offsets, size, _STAMPED, FILLING)
+        if page is not None:
+            at = page % self.state.shape[1] * PAGE_BYTES
             raise SimulationError(f"two tile loads under way to shared memory at {at:#x}")
-        set_pages(self.state, self.stamps, rows, offsets, size, _STAMPED, FILLING)
 
     def mark_loaded(self, rows: Array, offsets: Array, size: int, step: int) -> None:
         """Note tiles of `size` bytes at `offsets` [n] of CTAs `rows` [n], written by the async proxy."""

@@ -151,15 +151,17 @@ class SharedRaces:
 
     def write(self, words: Array, warps: Array) -> None:
         """Warps `warps` [n] write `words` [n]."""
-        if self.loops.write_words(words, warps):
-            return
         agent = self.order.agent[warps]
-        self._check_writer(words, warps, agent, "writes")
-        self._check_readers(self.word_reads, words, warps, words)
-        self._check_readers(self.page_reads, words // PAGE_WORDS, warps, words)
-        self._check_scope_of_readers(words, warps)
-        self.writer[words] = agent + 1
-        self.written[words] = self.order.epoch[warps]
+        if not self.loops.write_words(words, warps):
+            self._check_writer(words, warps, agent, "writes")
+            self._check_readers(self.word_reads, words, warps, words)
+            self._check_readers(self.page_reads, words // PAGE_WORDS, warps, words)
+            self._check_scope_of_readers(words, warps)
+            self.writer[words] = agent + 1
+            self.written[words] = self.order.epoch[warps]
+        # Of several warps that write a word by this one instruction, one is remembered.
+        writer = self.writer[words] - 1
+        self._refuse_writer(writer != agent, words, writer, "writes", UNORDERED)
 
     def write_tiles(self, starts: Array, count: int, warps: Array, copies: Array) -> None:
         """Copies of epochs `copies` [n], issued by `warps` [n], write `count` words from each of `starts`."""

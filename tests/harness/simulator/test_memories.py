@@ -87,6 +87,12 @@ def test_nothing_may_write_where_a_load_is_under_way(shared: SharedMemory) -> No
     shared.mark(words_of(shared, 0, 0xA00, 1), 0, step=3)
 
 
+def test_nor_may_two_loads_of_one_instruction_overlap(shared: SharedMemory) -> None:
+    shared.begin_load(np.array([1, 2]), np.array([0x800, 0x900]), 512)
+    with pytest.raises(SimulationError, match="two tile loads under way to shared memory at 0x900"):
+        shared.begin_load(np.array([0, 0]), np.array([0x800, 0x900]), 512)
+
+
 def test_proxy_fences_cover_what_was_before_them(shared: SharedMemory) -> None:
     words = words_of(shared, 0, 2048, 4)
     read = np.array([0]), words[None]
