@@ -278,7 +278,7 @@ def _check_read(c: Cohort, operand: Operand, descriptors: Array) -> None:
     shared, rows, pages = c.machine.shared, c.rows[::WARPS], operand.pages(descriptors)
     # Which words it are is asked only where their pages do not tell, or races want to know it.
     if not shared.pages_in_order(rows, pages):
-        shared.check_async_read(rows, operand.words(descriptors)[0], pages)
+        shared.check_words_in_order(rows, operand.words(descriptors)[0])
     c.machine.operand_reads.note(_numbers(c), pages)
     if c.machine.races is not None:
         _note_reads(c, c.machine.races, operand.words(descriptors)[0], pages)

@@ -160,8 +160,11 @@ class SharedMemory:
         """A read of words [1 or G, n] of CTAs `rows` [G] by the async proxy; `pages`: theirs, if known."""
         if pages is None:
             pages = np.unique(words // PAGE_WORDS)[None]
-        if self.pages_in_order(rows, pages):
-            return
+        if not self.pages_in_order(rows, pages):
+            self.check_words_in_order(rows, words)
+
+    def check_words_in_order(self, rows: Array, words: Array) -> None:
+        """`check_async_read` of what `pages_in_order` did not find to be."""
         stamps = self.stamps[rows[:, None], words]
         state = self.state[rows[:, None], np.broadcast_to(words // PAGE_WORDS, stamps.shape)]
         unwritten = (stamps == 0) & (state != LOADED) & (state != MIXED)
