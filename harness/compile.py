@@ -7,6 +7,7 @@ from fake tensors.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import shutil
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,9 @@ ENVIRONMENT_ERRORS = (ImportError, MemoryError, OSError, OtherTargetError)
 
 
 def prepare_process(target: str) -> None:
-    """Select `target` for this process and keep what an artifact is made of; import the DSL.
+    """Select `target` for this process, which compiles for other processes to run; import the DSL.
+
+    The DSL keeps what an artifact is made of, and builds no engine that would run kernels here.
 
     Raises:
         ToolchainError: for an unknown target.
@@ -59,7 +63,30 @@ def prepare_process(target: str) -> None:
     # The DSL also writes what it keeps to files, by default into the working directory.
     if "CUTE_DSL_DUMP_DIR" not in os.environ:
         os.environ["CUTE_DSL_DUMP_DIR"] = tempfile.mkdtemp(prefix="routertune-dsl-")
-    import cutlass.cute  # noqa: F401
+    _import_dsl()
+
+
+@cache
+def _import_dsl() -> None:
+    """Import the DSL, once, for a process that exports what it compiles."""
+    from cutlass._mlir.execution_engine import ExecutionEngine
+    from cutlass._mlir.ir import Context, Module
+    from cutlass.cutlass_dsl import CuTeDSL
+
+    # Without the engine that the DSL builds where it could run a kernel, a compilation takes a tenth less.
+    CuTeDSL._get_dsl()._runtime_can_run_compiled = _never
+    # One engine all the same, of nothing: it acquaints LLVM with this machine's assembler, which host code
+    # may ask for. Without it that ends the process.
+    with Context():
+        ExecutionEngine(Module.parse(""))
+    # 300,000 objects of torch and the DSL live as long as the process: no collection need look at them.
+    # Another twentieth of a compilation.
+    gc.collect()
+    gc.freeze()
+
+
+def _never(*architectures: str | None) -> bool:
+    return False
 
 
 def compile_candidate(

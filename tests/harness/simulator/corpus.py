@@ -41,6 +41,7 @@ def compile_corpus(target: str, folder: Path, names: list[str]) -> None:
     prepare_process(target)
     for name in names:
         compiled = compile_named(name)
+        assert compiled.engine is None, "the DSL built an engine, which nobody runs"
         home = folder / name
         home.mkdir(parents=True, exist_ok=True)
         (home / PTX).write_text(compiled.artifacts.PTX)
