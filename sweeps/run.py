@@ -62,9 +62,13 @@ def run_sweep(
     it to the executor.
     """
     space = Space(family(spec.family), spec.problem, spec.target, spec.parameters)
+    # What is wrong without any executor is said before one is started, which takes seconds.
+    artifact_cache = ArtifactCache(cache)
+    place = place_for(spec, storage, study, source=Source.NONE)
+    if storage is not None:
+        store.require_usable(storage)
     if executor == "none":
-        place = place_for(spec, storage, study, source=Source.NONE)
-        ending = drive(spec, space, place, None, workers=workers, cache=cache)
+        ending = drive(spec, space, place, None, workers=workers, cache=artifact_cache)
         print(COMPILED_ONLY.format(spec=spec_name))
         return place, ending is Ending.STOPPED
     with make_executor(executor, spec.target) as opened:
@@ -72,7 +76,9 @@ def run_sweep(
         if opened.source is Source.MODELLED:
             spec = spec.for_simulator()
             print(MODELLED.format(device=opened.device().name))
-        ending = drive(spec, space, place, opened, workers=workers, cache=cache, check_depth=check_depth)
+        ending = drive(
+            spec, space, place, opened, workers=workers, cache=artifact_cache, check_depth=check_depth
+        )
     return place, ending is Ending.STOPPED
 
 
@@ -83,7 +89,7 @@ def drive(
     executor: Executor | None,
     *,
     workers: int | None,
-    cache: str | None,
+    cache: ArtifactCache,
     check_depth: CheckDepth | None = None,
 ) -> Ending:
     """Run the sweep in the study at `place`; everything that can be refused is, before any compile.
@@ -103,7 +109,7 @@ def drive(
         lesson=lesson(spec.objective.metric, spec.objective_m_values),
     )
     origin = provenance()
-    pool = CompilePool(ArtifactCache(cache), workers=workers)
+    pool = CompilePool(cache, workers=workers)
     # Last: a store that a failed start left behind would be the one that is looked at when none is named.
     storage = store.open_storage(place.storage, create=True)
     with (

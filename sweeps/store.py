@@ -113,20 +113,36 @@ def storage_url(storage: str) -> str:
     return storage if "://" in storage else f"{SQLITE}{storage}"
 
 
+def require_usable(storage: str) -> None:
+    """Raise `StudyError` where nothing could be kept in `storage`, as far as that is known without opening
+    it: a store that a failed start left behind would be the one that is looked at when none is named."""
+    _require_lasting(storage)
+    url = storage_url(storage)
+    if url.startswith(SQLITE):
+        _require_writable(Path(url.removeprefix(SQLITE)))
+
+
+def _require_lasting(storage: str) -> None:
+    if not _is_unicode(storage):
+        raise StudyError(f"{storage!a}: not UTF-8, and the database takes nothing else: name it otherwise")
+    url = storage_url(storage)
+    if url == SQLITE.removesuffix("/") or url.startswith(f"{SQLITE}:memory:"):
+        raise StudyError(f"{storage}: kept in memory, all would be lost at the end: name a file")
+
+
 def open_storage(storage: str, *, create: bool = False) -> RDBStorage:
     """The storage at a URL or a path, a file that cannot be written only to be read. Raises `StudyError` when
     it cannot be used, or when it is a file that does not exist and `create` is not given."""
     url = storage_url(storage)
-    if not _is_unicode(storage):
-        raise StudyError(f"{storage!a}: not UTF-8, and the database takes nothing else: name it otherwise")
-    if url == SQLITE.removesuffix("/") or url.startswith(f"{SQLITE}:memory:"):
-        raise StudyError(f"{storage}: kept in memory, all would be lost at the end: name a file")
+    if create:
+        require_usable(storage)
+    else:
+        _require_lasting(storage)
     engine: dict[str, Any] = {}
     if url.startswith(SQLITE):
         path = Path(url.removeprefix(SQLITE))
         engine = {"connect_args": {"timeout": LOCK_WAIT_S}}
         if create:
-            _require_writable(path)
             engine["connect_args"]["factory"] = _WalConnection
         elif not path.is_file():
             raise StudyError(f"{path}: no such store: run a sweep first, or name one with --storage")

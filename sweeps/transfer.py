@@ -47,11 +47,12 @@ def pack_sweep(
         raise PackError(f"{out} exists: name a new folder")
     space = Space(family(spec.family), spec.problem, spec.target, spec.parameters)
     place = place_for(spec, None, study, source=Source.NONE)
-    if drive(spec, space, place, None, workers=workers, cache=cache) is Ending.STOPPED:
+    artifact_cache = ArtifactCache(cache)
+    if drive(spec, space, place, None, workers=workers, cache=artifact_cache) is Ending.STOPPED:
         raise PackError("stopped: nothing is packed; the same command goes on from here")
     records = store.records(store.read_study(store.open_storage(place.storage), place.study))
     artifacts: dict[str, list[Artifact]] = {"candidate": [], "baseline": []}
-    with CompilePool(ArtifactCache(cache), workers=workers) as pool:
+    with CompilePool(artifact_cache, workers=workers) as pool:
         for record in records:
             if record.outcome is Outcome.COMPILED:
                 kernels = family(record.family)

@@ -136,6 +136,17 @@ def test_a_mistake_is_one_line_with_its_own_exit_status(command: str, status: in
     assert not Path("runs").exists(), "a later command would take what is there for the last sweep"
 
 
+@pytest.mark.parametrize(
+    "mistake", ["--storage file/x.db", "--storage sqlite://", "--study ../x", "--cache file"]
+)
+def test_no_executor_is_started_for_a_mistake_that_shows_without(
+    mistake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("sweeps.run.make_executor")
+    result = run("sweep", "--spec", "small.toml", *mistake.split())
+    assert result.exit_code in {4, 6}, result.output
+
+
 def test_debug_shows_the_traceback() -> None:
     result = run("--debug", "sweep", "--spec", "nosuch")
     assert type(result.exception).__name__ == "SpecError"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import pytest
 
-from harness.cache import artifact_key, source_digest
+from harness.cache import ArtifactCache, artifact_key, source_digest
 from harness.compile_result import CompileResult
 from harness.record import DeviceFacts, Outcome, Source
 from harness.simulator.target import target_named
@@ -83,7 +83,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def sweep(executor: ToyExecutor | None, trials: int, study: str = "toy") -> Ending:
     spec = replace(SPEC, search=replace(SPEC.search, trials=trials), confirm=ConfirmSpec(1, 0))
     space = Space(SourcedFamily(), spec.problem, TARGET)
-    return drive(spec, space, Place("toy.db", study), executor, workers=1, cache=None)
+    return drive(spec, space, Place("toy.db", study), executor, workers=1, cache=ArtifactCache())
 
 
 def candidates() -> int:
