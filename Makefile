@@ -10,7 +10,7 @@ VENV ?= .venv
 TORCH_INDEX ?=
 SYSTEM_TORCH ?= 0
 ARGS ?=
-# A module's kernels are compiled, and its executor started, by one process: 8:16 for all tests, not 9:40.
+# All of a module in one process: its kernels are compiled, and its executor is started, once.
 PYTEST_ARGS ?= -n 2 --dist loadfile -q
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \

@@ -74,7 +74,7 @@ def _import_dsl() -> None:
     from cutlass.cutlass_dsl import CuTeDSL
 
     # Without the engine that the DSL builds where it could run a kernel, a compilation takes a tenth less.
-    CuTeDSL._get_dsl()._runtime_can_run_compiled = _never
+    CuTeDSL._get_dsl()._runtime_can_run_compiled = lambda *architectures: False
     # One engine all the same, of nothing: it acquaints LLVM with this machine's assembler, which host code
     # may ask for. Without it that ends the process.
     with Context():
@@ -83,10 +83,6 @@ def _import_dsl() -> None:
     # Another twentieth of a compilation.
     gc.collect()
     gc.freeze()
-
-
-def _never(*architectures: str | None) -> bool:
-    return False
 
 
 def compile_candidate(
