@@ -29,7 +29,7 @@ from harness.compile_result import CompileFailure, CompileResult
 from harness.oneline import one_line
 from harness.record import Outcome
 from harness.resources import read_resources, with_dynamic_smem, with_tensor_memory
-from harness.toolchain import check_target, compiler_versions, find_linker
+from harness.toolchain import ToolchainError, check_target, compiler_versions, find_linker
 from kernels.family import KernelFamily
 from kernels.problem import RouterProblem
 
@@ -41,8 +41,16 @@ class OtherTargetError(RuntimeError):
     """This process has begun to compile for another target."""
 
 
-# Raised for reasons of the machine, not of the candidate: reported, but not remembered for the next run.
-ENVIRONMENT_ERRORS = (ImportError, MemoryError, OSError, OtherTargetError)
+# Raised for reasons of the machine, not of the candidate: they say nothing of it, and the next one would meet
+# them too.
+ENVIRONMENT_ERRORS = (
+    ImportError,
+    MemoryError,
+    OSError,
+    OtherTargetError,
+    ToolchainError,
+    subprocess.TimeoutExpired,
+)
 
 
 def prepare_process(target: str) -> None:
@@ -152,6 +160,8 @@ def compile_cached(
 
     One process compiles a key while the others wait for it. `timeout_s` is the caller's limit: a timeout
     that was cached under a shorter one is tried again.
+
+    Raises `ToolchainError` where this machine cannot compile, whatever the config; nothing is cached then.
     """
     cache = ArtifactCache(cache_root)
     key = artifact_key(family, problem, config, target, compiler_versions())
@@ -163,11 +173,13 @@ def compile_cached(
             with cache.scratch(key) as folder:
                 manifest = compile_candidate(family, problem, config, target, folder)
                 return CompileResult.of_artifact(cache.publish(manifest, folder), from_cache=False)
+        except ENVIRONMENT_ERRORS as error:
+            reason = one_line(f"{type(error).__name__}: {error}")
+            raise ToolchainError(f"this machine cannot compile: {reason}; put that right and go on") from None
         except Exception as error:  # whatever the compiler raises costs this candidate only
             reason = one_line(f"{type(error).__name__}: {error}")
             failure = CompileFailure(key, Outcome.COMPILE_ERROR, reason, time.perf_counter() - began)
-            if not isinstance(error, ENVIRONMENT_ERRORS):
-                cache.publish_failure(failure)
+            cache.publish_failure(failure)
             return CompileResult.of_failure(failure, from_cache=False)
 
 

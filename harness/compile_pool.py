@@ -2,7 +2,8 @@
 
 Workers are spawned processes of pebble's pool, one pool per target, because the DSL's target is a process's
 environment. A worker that crashes or exceeds the time limit is killed and replaced; it costs its candidate an
-outcome (`compile_error` or `timeout`) with the reason, and nothing else. Workers use no GPU.
+outcome (`compile_error` or `timeout`) with the reason, and nothing else. What fails with any candidate is no
+candidate's outcome: it is raised, so that a sweep ends there and goes on later. Workers use no GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from harness.compile import compile_cached, known_result, prepare_process
 from harness.compile_result import CompileFailure, CompileResult
 from harness.lifeline import deaf_children, die_with
 from harness.record import Outcome
-from harness.toolchain import check_target, compiler_versions, find_linker
+from harness.toolchain import ToolchainError, check_target, compiler_versions, find_linker
 from kernels.family import KernelFamily
 from kernels.problem import RouterProblem
 
@@ -67,7 +68,10 @@ class CompilePool:
     def submit(
         self, family: KernelFamily, problem: RouterProblem, config: Any, target: str
     ) -> Future[CompileResult]:
-        """Compile `config` unless the cache knows it. The future's result never is an exception.
+        """Compile `config` unless the cache knows it.
+
+        The future's exception is `ToolchainError` or `OSError` where the machine or its cache cannot compile
+        anything, and never another one: all else is a result.
 
         Cancelling the future gives the compile up, kills its worker if it has begun.
         """
@@ -86,8 +90,12 @@ class CompilePool:
             )
 
         def finish(done: Future[CompileResult]) -> None:
-            if result.set_running_or_notify_cancel():
+            if not result.set_running_or_notify_cancel():
+                return
+            try:
                 result.set_result(self._outcome(key, done, time.perf_counter() - began))
+            except (ToolchainError, OSError) as error:
+                result.set_exception(error)
 
         def cancel(done: Future[CompileResult]) -> None:
             if done.cancelled():
@@ -139,6 +147,8 @@ class CompilePool:
                 self.cache.publish_failure(failure)
         except CancelledError:
             failure = CompileFailure(key, Outcome.COMPILE_ERROR, "the compile pool was closed", seconds)
+        except (ToolchainError, OSError):
+            raise
         except Exception as error:  # a worker that could not start, or a result that could not be sent
             reason = f"compile worker failed: {type(error).__name__}: {error}"
             failure = CompileFailure(key, Outcome.COMPILE_ERROR, reason, seconds)

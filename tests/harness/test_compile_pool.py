@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -129,8 +130,8 @@ def test_a_process_of_another_target_is_not_the_configs_fault(
     """Nothing of it is remembered: it had made a config uncompilable for whoever used the cache next."""
     monkeypatch.setitem(sys.modules, "cutlass", ModuleType("cutlass"))
     monkeypatch.setenv("CUTE_DSL_ARCH", "sm_100a")
-    result = compile_cached(tmp_path, FAMILY, PROBLEM, TinyConfig(), TARGET)
-    assert "this process compiles for sm_100a, not for sm_90a" in result.reason
+    with pytest.raises(ToolchainError, match="this process compiles for sm_100a, not for sm_90a"):
+        compile_cached(tmp_path, FAMILY, PROBLEM, TinyConfig(), TARGET)
     key = artifact_key(FAMILY, PROBLEM, TinyConfig(), TARGET, compiler_versions())
     assert ArtifactCache(tmp_path).lookup(key) is None
 
@@ -142,12 +143,20 @@ class BrokenDsl(TinyFamily):
         raise ImportError("libcuda_dialect.so: cannot open shared object file")
 
 
-def test_what_the_machine_lacks_is_not_remembered(pool: CompilePool) -> None:
-    for _ in range(2):
-        result = pool.submit(BrokenDsl(), PROBLEM, TinyConfig(offset=100), TARGET).result()
-        assert result.outcome is Outcome.COMPILE_ERROR
-        assert "libcuda_dialect.so" in result.reason
-        assert not result.from_cache
+def test_what_the_machine_lacks_is_no_candidates_failure(pool: CompilePool) -> None:
+    config = TinyConfig(offset=100)
+    for _ in range(2):  # the second time it is not known
+        with pytest.raises(ToolchainError, match=r"^this machine cannot compile: ImportError: libcuda_dial"):
+            pool.submit(BrokenDsl(), PROBLEM, config, TARGET).result()
+    assert pool.cache.lookup(artifact_key(BrokenDsl(), PROBLEM, config, TARGET, compiler_versions())) is None
+
+
+def test_a_folder_that_goes_away_is_no_candidates_failure(tmp_path: Path) -> None:
+    with CompilePool(ArtifactCache(tmp_path), workers=1) as pool:
+        assert compiled(pool, TinyConfig()).outcome is Outcome.COMPILED
+        shutil.rmtree(pool._dumps.name)  # as somebody does who tidies up /tmp
+        with pytest.raises(ToolchainError, match="No such file or directory"):
+            compiled(pool, TinyConfig(offset=1))
 
 
 def test_dynamic_shared_memory_goes_to_the_kernel_whose_launch_asks_for_it() -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,10 @@ import pytest
 from optuna.trial import TrialState
 
 from harness.artifact import Artifact
+from harness.compile_result import CompileResult
 from harness.executor import Evaluation, ExecutorError, MeasurePlan
 from harness.record import Outcome, ParamValue, Source, TrialRecord
+from harness.toolchain import ToolchainError
 from sweeps import store
 from sweeps.confirm import finalists
 from sweeps.driver import Ending
@@ -168,6 +171,32 @@ def test_a_baseline_that_does_not_build_is_said(path: Path, capsys: pytest.Captu
     pool = ToyPool({config_id(BASELINE): Outcome.COMPILE_ERROR})
     Sweep(path, pool=pool, executor=ToyExecutor(), spec=search(trials=1)).run()
     assert "baseline toy_baseline: compile_error: the toy compiler refuses" in capsys.readouterr().err
+
+
+class BreaksDown(ToyPool):
+    """After `lasts` compiles the machine cannot compile any more."""
+
+    def __init__(self, lasts: int) -> None:
+        super().__init__()
+        self._lasts = lasts
+
+    def submit(self, *arguments: Any) -> Future[CompileResult]:
+        future = super().submit(*arguments)
+        if len(self.submitted) > self._lasts:
+            future = Future()
+            future.set_exception(ToolchainError("this machine cannot compile: no space left on device"))
+        return future
+
+
+def test_a_machine_that_cannot_compile_any_more_ends_the_sweep_and_costs_no_config(path: Path) -> None:
+    sweep = Sweep(path, pool=BreaksDown(5), executor=ToyExecutor())
+    with pytest.raises(ToolchainError, match="no space left"):
+        sweep.run()
+    assert {record.outcome for record in sweep.records()} == {Outcome.OK}
+    assert sweep.states()[TrialState.RUNNING] == 0
+    again = Sweep(path, executor=ToyExecutor())
+    assert again.run() is Ending.EXHAUSTED
+    assert Counter(config_id(record.config) for record in again.records()) == Counter(map(config_id, ALL))
 
 
 def best_so_far(capsys: pytest.CaptureFixture[str]) -> list[str]:

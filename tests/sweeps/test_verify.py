@@ -19,6 +19,7 @@ import torch
 
 from harness.check_cases import BASE_M
 from harness.record import Outcome, RecordError
+from harness.toolchain import ToolchainError
 from kernels.families import family
 from kernels.family import ParamValue
 from kernels.problem import RouterProblem, preset
@@ -248,6 +249,21 @@ def test_a_process_that_dies_costs_its_config_and_no_other(
         assert ("the process died with exit code 7" in one.reason) == dies
     assert {one.config["mma_n"] for one in found} > {64}
     assert not list(verify_space(whole, out, Plan(tmp_path, configs=8, jobs=2)))
+
+
+@pytest.mark.compiles
+def test_a_machine_that_cannot_compile_is_no_configs_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "verified.jsonl"
+    with monkeypatch.context() as without_linker:
+        without_linker.setenv("PATH", str(tmp_path))
+        without_linker.delenv("CC", raising=False)
+        with pytest.raises(ToolchainError, match="this machine cannot compile: ToolchainError: no linker"):
+            next(verify_space(space(), out, Plan(tmp_path, configs=1)))
+    assert read_verified(out) == []
+    (found,) = verify_space(space(), out, Plan(tmp_path, configs=1))
+    assert found.outcome is Outcome.OK, found.reason
 
 
 def _dies_of_64_columns(
