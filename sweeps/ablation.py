@@ -38,7 +38,7 @@ from harness.record import Outcome, RecordError
 from harness.runner import BeyondRunnerError, Candidate
 from harness.simulator.errors import SimulationError
 from harness.simulator.model import Model
-from harness.simulator.modelled import modelled_us
+from harness.simulator.modelled import ModelledTimes
 from harness.simulator.run import Program
 from harness.simulator.runner import WEIGHTS, Sm100aRunner
 from kernels.best import best_known_config
@@ -136,7 +136,8 @@ class Ablation:
             candidate = Candidate.of_manifest(manifest, program)
             registers = {entry.kernel: entry.registers for entry in manifest.resources}
             model = Model(program, registers, weights=WEIGHTS[candidate.operand_format])
-            us = {m: modelled_us(model, candidate, m) for m in m_values}
+            modelled = ModelledTimes(model, candidate)
+            us = {m: modelled.us(m) for m in m_values}
         except SimulationError as error:
             return replace(found, outcome=Outcome.CRASHED, reason=one_line(str(error)))
         return replace(found, us={**found.us, **us})

@@ -33,7 +33,7 @@ from harness.record import TrialRecord
 from harness.records import read_records
 from harness.runner import Candidate
 from harness.simulator.model import Model
-from harness.simulator.modelled import modelled_us
+from harness.simulator.modelled import ModelledTimes
 from harness.simulator.run import Program
 from kernels.families import family
 from kernels.problem import preset
@@ -115,9 +115,8 @@ def _compare(record: TrialRecord, gpu: Any, *, calibrates: bool, run: bool) -> C
         )
         began = time.process_time()
         model = Model(program, {entry.kernel: entry.registers for entry in record.resources})
-        times = tuple(
-            Timed(at.m, at.cold.median_us, modelled_us(model, candidate, at.m)) for at in record.measurements
-        )
+        modelled = ModelledTimes(model, candidate)
+        times = tuple(Timed(at.m, at.cold.median_us, modelled.us(at.m)) for at in record.measurements)
     except Exception as error:  # one config that the simulator cannot run must not hide the others
         return Compared(
             dict(record.config), calibrates, (), (), 0.0, one_line(f"{type(error).__name__}: {error}")

@@ -47,13 +47,14 @@ class Port:
     """A way out of each SM, to its cluster or to memory, with a clock of its own."""
 
     def __init__(self, sms: int) -> None:
-        self.free = np.zeros(sms)
+        self.free = [0.0] * sms
 
     def take(self, sms: Array, cycles: Array, times: Array) -> Array:
         """When requests of `cycles` in all, sent from `sms` at `times` (all [W]), have passed."""
-        done = times.astype(np.float64)
-        for index in np.argsort(times, kind="stable"):
-            if cycles[index]:
-                start = max(times[index], self.free[sms[index]])
-                done[index] = self.free[sms[index]] = start + cycles[index]
-        return done
+        # Of Python's own numbers: numpy's take three times as long, one by one.
+        done, needed, ports = times.astype(np.float64).tolist(), cycles.tolist(), sms.tolist()
+        for index in np.argsort(times, kind="stable").tolist():
+            if needed[index]:
+                port = ports[index]
+                self.free[port] = done[index] = max(done[index], self.free[port]) + needed[index]
+        return np.array(done)

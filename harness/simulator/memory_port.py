@@ -94,9 +94,10 @@ class MemoryPort:
         """When stores that warps of `sms` issue at `times`, all [W], have passed."""
         cycles = self.store_cycles(touched)
         passed = self._stores.take(sms, cycles, times)
-        for index in np.argsort(times, kind="stable"):
-            if cycles[index]:
-                passed[index] = max(passed[index], self._l2_stores.take(times[index], cycles[index]))
+        asked, needed = times.tolist(), cycles.tolist()
+        for index in np.argsort(times, kind="stable").tolist():
+            if needed[index]:
+                passed[index] = max(passed[index], self._l2_stores.take(asked[index], needed[index]))
         return passed
 
     def store_cycles(self, touched: Touched) -> Array:
@@ -110,15 +111,17 @@ class MemoryPort:
         """When what loads ask for has passed: those that warps of `sms` issue at `times`, all [W]."""
         cycles = self.load_cycles(touched)
         passed = self._loads.take(sms, cycles, times)
-        ends = np.cumsum(touched.lines)
-        for index in np.argsort(times, kind="stable"):
-            lines = touched.lines_at[ends[index] - touched.lines[index] : ends[index]].tolist()
-            held = self._held[int(sms[index])]
-            new = sum(line not in held for line in lines)
+        ends = np.cumsum(touched.lines).tolist()
+        asked, ports, sectors = times.tolist(), sms.tolist(), touched.sectors.tolist()
+        counts, all_lines = touched.lines.tolist(), touched.lines_at.tolist()
+        for index in np.argsort(times, kind="stable").tolist():
+            lines = all_lines[ends[index] - counts[index] : ends[index]]
+            held = self._held[ports[index]]
+            new = len(lines) - len(held.intersection(lines))
             if new:
                 held.update(lines)
-                sent = max(LEAST_OF_A_LINE, SECTOR_BYTES * touched.sectors[index] / len(lines)) * new
-                passed[index] = max(passed[index], self._l2.take(times[index], sent))
+                sent = max(LEAST_OF_A_LINE, SECTOR_BYTES * sectors[index] / len(lines)) * new
+                passed[index] = max(passed[index], self._l2.take(asked[index], sent))
         return passed
 
     def load_cycles(self, touched: Touched) -> Array:

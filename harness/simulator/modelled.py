@@ -33,18 +33,37 @@ def unread_arguments(candidate: Candidate, m: int) -> tuple[torch.Tensor, ...]:
     )
 
 
-def modelled_us(model: Model, candidate: Candidate, m: int, warm: bool = False) -> float:
-    """The time of one launch of `candidate`, which is `model`'s, at `m` tokens; `warm` as in `Model`."""
-    arguments = unread_arguments(candidate, m)
-    if candidate.round_tokens is None:
-        return model.microseconds(arguments, warm)
-    tokens = model.columns(arguments) * candidate.round_tokens
-    left_out = -(-m // tokens) - SIMULATED_ROUNDS
-    if left_out <= PERIOD:  # as many are simulated to leave them out
-        return model.microseconds(arguments, warm)
-    fits = model.fits(arguments)
-    longer, shorter = (
-        model.microseconds(unread_arguments(candidate, m - rounds * tokens), warm, fits)
-        for rounds in (left_out, left_out + PERIOD)
-    )
-    return longer + left_out * (longer - shorter) / PERIOD
+class ModelledTimes:
+    """The modelled times of `candidate`, which is `model`'s.
+
+    A launch that several times need is simulated once: inputs that do not fit into the L2 come from memory
+    in a cold and in a warm launch alike, and numbers of tokens that differ by whole rounds, as powers of two
+    mostly do, leave rounds out down to the same two launches.
+    """
+
+    def __init__(self, model: Model, candidate: Candidate) -> None:
+        self.model, self.candidate = model, candidate
+        self._simulated_us: dict[tuple[int, bool, bool], float] = {}
+
+    def us(self, m: int, warm: bool = False) -> float:
+        """The time of one launch at `m` tokens; `warm` as in `Model`."""
+        arguments = unread_arguments(self.candidate, m)
+        fits = self.model.fits(arguments)
+        if self.candidate.round_tokens is None:
+            return self._launch_us(m, warm, fits)
+        tokens = self.model.columns(arguments) * self.candidate.round_tokens
+        left_out = -(-m // tokens) - SIMULATED_ROUNDS
+        if left_out < PERIOD:  # fewer than are simulated to leave them out
+            return self._launch_us(m, warm, fits)
+        longer, shorter = (
+            self._launch_us(m - rounds * tokens, warm, fits) for rounds in (left_out, left_out + PERIOD)
+        )
+        return longer + left_out * (longer - shorter) / PERIOD
+
+    def _launch_us(self, m: int, warm: bool, fits: bool) -> float:
+        """The time of a launch at `m` tokens, simulated whole; `fits` as in `Model`."""
+        launch = (m, warm and fits, fits)
+        if launch not in self._simulated_us:
+            arguments = unread_arguments(self.candidate, m)
+            self._simulated_us[launch] = self.model.microseconds(arguments, warm, fits)
+        return self._simulated_us[launch]

@@ -17,7 +17,7 @@ from harness.runner import BeyondRunnerError, Candidate, EndlessCandidateError, 
 from harness.simulator.c_loops import load_loops
 from harness.simulator.errors import EndlessError, NotSimulatedError
 from harness.simulator.model import Model
-from harness.simulator.modelled import modelled_us
+from harness.simulator.modelled import ModelledTimes
 from harness.simulator.race_launch import search_races
 from harness.simulator.recorder import load_recorder
 from harness.simulator.run import Program
@@ -46,7 +46,7 @@ class SimulatorRunner(Runner):
         # Without these no candidate could run, and that would be none's fault.
         load_recorder()
         load_loops()
-        self._loaded: tuple[Candidate, Model] | None = None
+        self._loaded: ModelledTimes | None = None
 
     def device(self) -> DeviceFacts:
         chip, (major, minor) = self._table.chip, TARGETS[self.target]
@@ -76,7 +76,8 @@ class SimulatorRunner(Runner):
         candidate = Candidate.of_manifest(artifact.manifest, program, kernels)
         candidate = replace(candidate, together=program.together)
         registers = {entry.kernel: entry.registers for entry in artifact.manifest.resources}
-        self._loaded = candidate, Model(program, registers, weights=WEIGHTS[candidate.operand_format])
+        model = Model(program, registers, weights=WEIGHTS[candidate.operand_format])
+        self._loaded = ModelledTimes(model, candidate)
         return candidate
 
     def kernels_of(self, artifact: Artifact) -> KernelFamily:
@@ -85,11 +86,11 @@ class SimulatorRunner(Runner):
 
     def check(self, candidate: Candidate, seed: int, depth: CheckDepth | None = None) -> CheckResult:
         assert self._loaded is not None
-        assert self._loaded[0] is candidate
+        assert self._loaded.candidate is candidate
         try:
             check = super().check(candidate, seed, depth)
             if check.passed:
-                search_races(self._loaded[1].program, candidate, seed)
+                search_races(self._loaded.model.program, candidate, seed)
             return check
         except NotSimulatedError as error:
             raise _beyond(error) from None
@@ -99,15 +100,14 @@ class SimulatorRunner(Runner):
     def measure(self, candidate: Candidate, m: int, plan: MeasurePlan, rates: Rates) -> Measurement:
         """The modelled times at `m`: one number each, without samples to repeat and without a spread."""
         assert self._loaded is not None
-        assert self._loaded[0] is candidate
+        assert self._loaded.candidate is candidate
         if plan.quantize:
             raise BeyondRunnerError(
                 "a limit of the simulator: it does not model the quantization of activations"
             )
         problem, operand_format = candidate.problem, candidate.operand_format
-        model = self._loaded[1]
         try:
-            cold_us, warm_us = (modelled_us(model, candidate, m, warm) for warm in (False, True))
+            cold_us, warm_us = (self._loaded.us(m, warm) for warm in (False, True))
         except NotSimulatedError as error:
             raise _beyond(error) from None
         return Measurement(

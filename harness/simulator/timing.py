@@ -100,7 +100,7 @@ class Units:
         self.target, self.wave = target, wave
         slots = target.sms * 64
         self.memory = MemoryPath(target, wave, slots)
-        self.tensor_free = np.zeros(slots)
+        self.tensor_free = [0.0] * slots
         self.cluster_port = Port(slots)
         self.memory_port = MemoryPort(target, wave, self.memory.l2, slots)
         self.fetched = np.zeros((slots, 0), np.bool_)
@@ -191,22 +191,20 @@ class Units:
 
     def multiply(self, sms: Array, cycles: float, times: Array) -> Array:
         """When matrix products of `cycles` each, issued at `times`, are complete."""
-        done = np.empty(len(times))
-        for index in np.argsort(times, kind="stable"):
-            sm = sms[index]
-            start = max(times[index], self.tensor_free[sm])
-            self.tensor_free[sm] = start + cycles
-            done[index] = start + cycles
-        return done + self.target.chip["mma_latency"]
+        ends, cores = times.tolist(), sms.tolist()
+        for index in np.argsort(times, kind="stable").tolist():
+            core = cores[index]
+            self.tensor_free[core] = ends[index] = max(ends[index], self.tensor_free[core]) + cycles
+        return np.array(ends) + self.target.chip["mma_latency"]
 
     def occupy_tensor_cores(self, sms: Array, cycles: float, times: Array) -> Array:
         """When operations of `cycles` each, issued at `times` [G] to the SMs `sms` [G, P] together, end."""
-        ends = np.empty(len(times))
-        for index in np.argsort(times, kind="stable"):
-            both = sms[index]
-            end = max(times[index], *self.tensor_free[both]) + cycles
-            self.tensor_free[both] = ends[index] = end
-        return ends
+        free, ends, cores = self.tensor_free, times.tolist(), sms.tolist()
+        for index in np.argsort(times, kind="stable").tolist():
+            end = ends[index] = max(ends[index], *(free[core] for core in cores[index])) + cycles
+            for core in cores[index]:
+                free[core] = end
+        return np.array(ends)
 
     def mma_macs(self, bits: int) -> float:
         """Products a cycle and SM of operands of `bits` bits."""
