@@ -32,9 +32,6 @@ from sweeps.verify import SCHEMA, SEED, Verified, read_verified, verify_config
 
 # Arrays of a config's memories come and go: a process is replaced before it has grown by much.
 CONFIGS_OF_A_PROCESS = 100
-# glibc gives every freed array of 128 KiB back to the system, which clears it before it comes again: 6% of
-# the time. A process reads these when it starts.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 
 
 # A config to be proven, and what is known of it since less was asked.
@@ -109,7 +106,6 @@ def _spaced(identity: tuple[str, str, str, int]) -> str:
 
 def _in_processes(space: Space, left: Iterator[Task], plan: Plan, end: float | None) -> Iterator[Verified]:
     """Each config's verdict as soon as it is known; no new one is begun after `end`."""
-    os.environ.update(ALLOCATOR)
     pool = ProcessPool(
         max_workers=plan.jobs,
         max_tasks=CONFIGS_OF_A_PROCESS,

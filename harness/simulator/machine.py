@@ -22,6 +22,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from harness.simulator import effects_all  # noqa: F401 - registers every effect
 from harness.simulator.absent import UNWRITTEN, Absent
+from harness.simulator.allocator import keep_freed_memory
 from harness.simulator.barriers import ClusterBarriers, MBarriers, NamedBarriers
 from harness.simulator.blame import deadlock, place, remote_access, warp_at_line, warp_name
 from harness.simulator.c_loops import load_loops
@@ -257,6 +258,7 @@ class Machine:
 
     def run(self) -> Array:
         """Run every CTA to its end; the clock of each row's end [rows], in cycles."""
+        keep_freed_memory()
         # Many small products: threads would only wait for each other.
         with np.errstate(all="ignore"), _blas().limit(limits=1, user_api="blas"):
             while self._runnable or self._parked or self._events or self._gathering:
