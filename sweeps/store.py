@@ -33,6 +33,7 @@ from urllib.parse import quote
 
 import msgspec
 import optuna
+import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import OptunaError, StorageInternalError
@@ -49,6 +50,7 @@ STUDY_SCHEMA = "routertune.study/1"
 STUDY_ATTR = "study"
 RECORD_ATTR = "record"
 SQLITE = "sqlite:///"
+SQLITE_MAGIC = b"SQLite format 3\0"
 # Readers (status, plot) share the file with a sweep; a writer waits this long for another's transaction.
 LOCK_WAIT_S = 60.0
 
@@ -119,7 +121,15 @@ def require_usable(storage: str) -> None:
     _require_lasting(storage)
     url = storage_url(storage)
     if url.startswith(SQLITE):
-        _require_writable(Path(url.removeprefix(SQLITE)))
+        path = Path(url.removeprefix(SQLITE))
+        _require_writable(path)
+        if path.exists() and not _is_database(path):
+            raise StudyError(f"{storage}: not a usable storage: file is not a database")
+        return
+    try:
+        sqlalchemy.create_engine(url)  # connects to nothing, but finds the driver
+    except (SQLAlchemyError, ImportError) as error:
+        raise StudyError(f"{storage}: not a usable storage: {_first_line(error)}") from None
 
 
 def _require_lasting(storage: str) -> None:
@@ -346,6 +356,12 @@ def _require_writable(path: Path) -> None:
         raise StudyError(
             f"{path}: cannot be written ({error.strerror}): name another with --storage"
         ) from None
+
+
+def _is_database(path: Path) -> bool:
+    """Whether a file begins as SQLite's do ("Database File Format", 1.3); one of no bytes is a database."""
+    with path.open("rb") as file:
+        return file.read(len(SQLITE_MAGIC)) in (b"", SQLITE_MAGIC)
 
 
 def _read_only(path: Path) -> Callable[[], sqlite3.Connection]:

@@ -137,7 +137,12 @@ def test_a_mistake_is_one_line_with_its_own_exit_status(command: str, status: in
 
 
 @pytest.mark.parametrize(
-    "mistake", ["--storage file/x.db", "--storage sqlite://", "--study ../x", "--cache file"]
+    "mistake",
+    [
+        *(f"--storage {storage}" for storage in ("file", "file/x.db", "sqlite://", "nosuch://x")),
+        "--study ../x",
+        "--cache file",
+    ],
 )
 def test_no_executor_is_started_for_a_mistake_that_shows_without(
     mistake: str, monkeypatch: pytest.MonkeyPatch
