@@ -44,7 +44,8 @@ def _distinct(values: Array, chosen: Array) -> Array:
 
 
 class Port:
-    """A way out of each SM, to its cluster or to memory, with a clock of its own."""
+    """What each SM has one of, with a clock of its own: a way out, to its cluster or to memory, or its tensor
+    cores. One request passes after the other."""
 
     def __init__(self, sms: int) -> None:
         self.free = [0.0] * sms

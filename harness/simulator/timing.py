@@ -100,7 +100,7 @@ class Units:
         self.target, self.wave = target, wave
         slots = target.sms * 64
         self.memory = MemoryPath(target, wave, slots)
-        self.tensor_free = [0.0] * slots
+        self.tensor_cores = Port(slots)
         self.cluster_port = Port(slots)
         self.memory_port = MemoryPort(target, wave, self.memory.l2, slots)
         self.fetched = np.zeros((slots, 0), np.bool_)
@@ -191,15 +191,12 @@ class Units:
 
     def multiply(self, sms: Array, cycles: float, times: Array) -> Array:
         """When matrix products of `cycles` each, issued at `times`, are complete."""
-        ends, cores = times.tolist(), sms.tolist()
-        for index in np.argsort(times, kind="stable").tolist():
-            core = cores[index]
-            self.tensor_free[core] = ends[index] = max(ends[index], self.tensor_free[core]) + cycles
-        return np.array(ends) + self.target.chip["mma_latency"]
+        done = self.tensor_cores.take(sms, np.full(len(times), cycles), times)
+        return done + self.target.chip["mma_latency"]
 
     def occupy_tensor_cores(self, sms: Array, cycles: float, times: Array) -> Array:
         """When operations of `cycles` each, issued at `times` [G] to the SMs `sms` [G, P] together, end."""
-        free, ends, cores = self.tensor_free, times.tolist(), sms.tolist()
+        free, ends, cores = self.tensor_cores.free, times.tolist(), sms.tolist()
         for index in np.argsort(times, kind="stable").tolist():
             end = ends[index] = max(ends[index], *(free[core] for core in cores[index])) + cycles
             for core in cores[index]:
