@@ -58,8 +58,14 @@ def check_router(
     """
     drawn = generate(problem, seed, torch.device(device), tail_unit, only, operand_format, depth)
     prepared = ((operands, expect(operands, problem)) for operands in drawn)
-    once = {BASE_M} if depth is CheckDepth.BRIEF else frozenset[int]()
-    return check_prepared(launch, problem, workspace_elements, seed, prepared, operand_format, once, together)
+    return check_prepared(
+        launch, problem, workspace_elements, seed, prepared, operand_format, launched_once(depth), together
+    )
+
+
+def launched_once(depth: CheckDepth) -> frozenset[int]:
+    """The M at which a check of this depth makes no second launch."""
+    return frozenset({BASE_M} if depth is CheckDepth.BRIEF else ())
 
 
 def check_prepared(

@@ -32,6 +32,12 @@ from sweeps.limits import MAX_HIDDEN
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON lines, appended to.")
 @click.option("--jobs", type=PROCESSES, default=1, show_default=True, help="Processes.")
 @click.option("--on-gpu", is_flag=True, help="Also compare each config's answers with this machine's GPU.")
+@click.option(
+    "--check",
+    type=click.Choice(["full", "brief"]),
+    help="Give each config the check of a sweep's candidate, as on a GPU (full) or in the simulator (brief), "
+    "instead of fewer distributions, more M and the comparison with the two kernels.",
+)
 @click.option("--shard", default="0/1", show_default=True, help="I/N: part I of N, for N machines.")
 def verify(
     family_name: str,
@@ -43,6 +49,7 @@ def verify(
     out: Path,
     jobs: int,
     on_gpu: bool,
+    check: str | None,
     shard: str,
 ) -> None:
     """Compile a space's configs and check each in the simulator against the float64 reference.
@@ -53,6 +60,7 @@ def verify(
     """
     from harness.cache import ArtifactCache
     from harness.device import visible_capabilities
+    from harness.executor import CheckDepth
     from harness.record import Outcome
     from harness.toolchain import TARGETS
     from kernels.families import family
@@ -70,13 +78,16 @@ def verify(
     first, _, step = shard.partition("/")
     if not (first.isdecimal() and step.isdecimal() and int(first) < int(step)):
         raise click.BadParameter(f"{shard!r} is not I/N with I below N", param_hint="--shard")
+    if on_gpu and check:
+        raise click.UsageError("--on-gpu and --check exclude each other: leave one out")
     if on_gpu and TARGETS[target] not in visible_capabilities():
         capability = ".".join(map(str, TARGETS[target]))
         raise DeviceError(
             f"--on-gpu: no NVIDIA GPU of compute capability {capability} is visible: leave it out, or verify "
             f"on a host with one"
         )
-    plan = Plan(ArtifactCache().root, configs, minutes, (int(first), int(step)), jobs, on_gpu)
+    depth = CheckDepth(check) if check else None
+    plan = Plan(ArtifactCache().root, configs, minutes, (int(first), int(step)), jobs, on_gpu, depth)
     for one in verify_space(space, out, plan):
         if one.outcome is not Outcome.OK:
             click.echo(f"{one.outcome.value}: {one.reason}: {one.config}", err=True)

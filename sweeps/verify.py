@@ -10,6 +10,8 @@ A smaller hidden size proves the same code paths sooner: all that changes is how
 
 A config of which the third schema's lines have all but the comparison with the two kernels is compiled again,
 and where that gives the same code, launched on plain data only: half of the work.
+
+`sweeps.verify_check` proves a config in another way, and keeps it in the same kind of line.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from pathlib import Path
 import msgspec
 import torch
 
+from harness.artifact import Artifact
 from harness.check import check_prepared
 from harness.check_bounds import Expected, expect
 from harness.check_cases import BASE_M, Operands, generate
 from harness.compile import PTX, compile_cached
+from harness.executor import CheckDepth
 from harness.json_lines import read_lines
 from harness.oneline import one_line
 from harness.record import Outcome, Resources
@@ -39,9 +43,10 @@ from kernels.problem import RouterProblem
 from sweeps.verify_on_gpu import OnGpu, Recorded, compare_on_gpu
 from sweeps.verify_two_kernel import Agreement, Answer, compare_with_two_kernels, two_kernel_answers
 
-SCHEMA = "routertune.verified/4"
-NOT_COMPARED = "routertune.verified/3"  # all that `SCHEMA` asks but the comparison with the two kernels
-SCHEMAS = ("routertune.verified/2", NOT_COMPARED, SCHEMA)
+SCHEMA = "routertune.verified/5"
+COMPLETE = ("routertune.verified/4", SCHEMA)  # what these say is proven need not be proven again
+NOT_COMPARED = "routertune.verified/3"  # all that those ask but the comparison with the two kernels
+SCHEMAS = ("routertune.verified/2", NOT_COMPARED, *COMPLETE)
 # Plain NVFP4 data first: how many experts the bf16 reference chooses too is recorded of it.
 HARD = ("nvfp4", "nvfp4_every_expert", "ties", "non_finite", "bias_reverses")
 PLAIN_M = (1, 127, 128, BASE_M, 300)
@@ -68,6 +73,7 @@ class Verified:
     resources: tuple[Resources, ...] = ()
     seconds: float = 0.0
     ptx_sha256: str = ""  # of the code that was executed, for a later kernel to compare; "" in schema 2
+    check: CheckDepth | None = None  # a sweep's check has been made instead of what this module describes
     schema: str = SCHEMA
 
     @property
@@ -103,18 +109,13 @@ def verify_config(
     `earlier` is what is known of the config since less was asked: of the same code it is not proven again.
     """
     began = time.perf_counter()
-    config = kernels.config(params)
-    result = compile_cached(cache, kernels, problem, config, target)
-    found = Verified(kernels.name, target, problem.name, problem.hidden, params, Outcome.OK)
-    if result.artifact is None:
-        return replace(found, outcome=result.outcome, reason=result.reason)
-    manifest = result.artifact.manifest
-    digest = manifest.digests[PTX]
-    known = earlier if earlier is not None and earlier.lacks_comparison_only(digest) else None
-    found = replace(found, resources=manifest.resources, ptx_sha256=digest)
+    found, artifact = compiled(kernels, problem, params, target, cache)
+    if artifact is None:
+        return found
+    known = earlier if earlier is not None and earlier.lacks_comparison_only(found.ptx_sha256) else None
     try:
-        program = Program.of_folder(result.artifact.folder)
-        candidate = Candidate.of_manifest(manifest, program)
+        program = Program.of_folder(artifact.folder)
+        candidate = Candidate.of_manifest(artifact.manifest, program, kernels)
         first = Recorded(program.together)
         round_tokens = candidate.round_tokens
         repeated = two_tiles(candidate.tile_m) if round_tokens is None else max(PLAIN_M[-1], round_tokens + 1)
@@ -132,21 +133,20 @@ def verify_config(
             first,
             again=again.together,
         )
-    except NotSimulatedError as error:
-        return replace(found, outcome=Outcome.COMPILED, reason=one_line(str(error)))
     except SimulationError as error:
-        return replace(found, outcome=Outcome.CRASHED, reason=one_line(str(error)))
+        _prepared.cache_clear()  # what a wrong kernel has overwritten is not known
+        return not_executed(found, error)
     agreement = None
     if check.passed:
         agreement = compare_with_two_kernels(first, _two_kernel(inputs, target, cache))
     else:
-        _prepared.cache_clear()  # what a wrong kernel has overwritten is not known
+        _prepared.cache_clear()
     found = replace(
         found,
         outcome=Outcome.OK if check.passed else Outcome.WRONG_RESULT,
         reason=check.first_failure,
         launches=len(check.cases),
-        on_gpu=compare_on_gpu(result.artifact, first) if on_gpu and check.passed else None,
+        on_gpu=compare_on_gpu(artifact, first) if on_gpu and check.passed else None,
         two_kernel=agreement,
         seconds=time.perf_counter() - began,
     )
@@ -158,6 +158,26 @@ def verify_config(
         rounds=1 if round_tokens is None else -(-repeated // round_tokens),
         races=check.passed,
         bf16_overlap=check.bf16_overlap,
+    )
+
+
+def compiled(
+    kernels: KernelFamily, problem: RouterProblem, params: dict[str, ParamValue], target: str, cache: Path
+) -> tuple[Verified, Artifact | None]:
+    """One config compiled, and what is known of it by that; without an artifact, that is all."""
+    result = compile_cached(cache, kernels, problem, kernels.config(params), target)
+    found = Verified(kernels.name, target, problem.name, problem.hidden, params, Outcome.OK)
+    if result.artifact is None:
+        return replace(found, outcome=result.outcome, reason=result.reason), None
+    manifest = result.artifact.manifest
+    return replace(found, resources=manifest.resources, ptx_sha256=manifest.digests[PTX]), result.artifact
+
+
+def not_executed(found: Verified, error: SimulationError) -> Verified:
+    """`found`, of a config that `error` has ended: its own fault, or what the simulator does not know."""
+    unknown = isinstance(error, NotSimulatedError)
+    return replace(
+        found, outcome=Outcome.COMPILED if unknown else Outcome.CRASHED, reason=one_line(str(error))
     )
 
 

@@ -21,14 +21,17 @@ import torch
 from pebble import ProcessExpired, ProcessPool
 
 from harness.compile import prepare_process
+from harness.executor import CheckDepth
 from harness.json_lines import append_line, append_to
 from harness.lifeline import deaf_children, die_with
 from harness.record import Outcome, RecordError
 from kernels.families import family
 from kernels.family import ParamValue
+from kernels.problem import RouterProblem
 from sweeps.covering import covering_order
 from sweeps.space import Space
-from sweeps.verify import SCHEMA, SEED, Verified, read_verified, verify_config
+from sweeps.verify import COMPLETE, SEED, Verified, read_verified, verify_config
+from sweeps.verify_check import check_config
 
 # Arrays of a config's memories come and go: a process is replaced before it has grown by much.
 CONFIGS_OF_A_PROCESS = 100
@@ -48,6 +51,7 @@ class Plan:
         shard: (i, n), the i-th of n parts that have no config in common, for as many machines.
         jobs: processes.
         on_gpu: also compare with the current CUDA device.
+        check: prove configs by a sweep's check of this depth (`sweeps.verify_check`) instead.
     """
 
     cache: Path
@@ -56,16 +60,18 @@ class Plan:
     shard: tuple[int, int] = (0, 1)
     jobs: int = 1
     on_gpu: bool = False
+    check: CheckDepth | None = None
 
 
 def verify_space(space: Space, out: Path, plan: Plan) -> Iterator[Verified]:
     """Verify what `out` does not hold yet, append it there, and give it.
 
     What an earlier schema says is proven, when less was asked, comes after it, unless `plan.configs` limits
-    how many are wanted. Raises `RecordError` where it holds something else, or configs of another space.
+    how many are wanted. Raises `RecordError` where it holds something else, configs of another space, or such
+    as were proven in another way.
     """
     found = read_verified(out)
-    _refuse_others(found, space, out)
+    _refuse_others(found, space, plan.check, out)
     append_to(out, Verified)
     order = covering_order(space, SEED, [one.config for one in found], plan.shard)
     left: Iterator[Task] = ((params, None) for params in order)
@@ -84,24 +90,25 @@ def _asked_less(found: Sequence[Verified], space: Space, shard: tuple[int, int])
     part, parts = shard
     for one in found:
         index = space.index(one.config)
-        if one.schema != SCHEMA and index is not None and index % parts == part:
+        if one.schema not in COMPLETE and index is not None and index % parts == part:
             yield one.config, one
 
 
-def _refuse_others(found: Sequence[Verified], space: Space, out: Path) -> None:
-    """A config proven for another problem, target or hidden size is not proven for this one."""
-    wanted = (space.family.name, space.target, space.problem.name, space.problem.hidden)
+def _refuse_others(found: Sequence[Verified], space: Space, check: CheckDepth | None, out: Path) -> None:
+    """A config proven for another problem, target or hidden size, or by another check, is not proven here."""
+    wanted = (space.family.name, space.target, space.problem.name, space.problem.hidden, check)
     for one in found:
-        its = (one.family, one.target, one.problem, one.hidden)
+        its = (one.family, one.target, one.problem, one.hidden, one.check)
         if its != wanted:
             raise RecordError(
                 f"{out} holds configs of {_spaced(its)}, not of {_spaced(wanted)}: name another file"
             )
 
 
-def _spaced(identity: tuple[str, str, str, int]) -> str:
-    family_name, target, problem, hidden = identity
-    return f"{family_name} for {target} and {problem} at hidden {hidden}"
+def _spaced(identity: tuple[str, str, str, int, CheckDepth | None]) -> str:
+    family_name, target, problem, hidden, check = identity
+    with_check = "" if check is None else f" with --check {check}"
+    return f"{family_name} for {target} and {problem} at hidden {hidden}{with_check}"
 
 
 def _in_processes(space: Space, left: Iterator[Task], plan: Plan, end: float | None) -> Iterator[Verified]:
@@ -121,9 +128,10 @@ def _in_processes(space: Space, left: Iterator[Task], plan: Plan, end: float | N
                 if task is None:
                     break
                 params, earlier = task
-                of_space = (space.family.name, space.problem, params, space.target, plan.cache, plan.on_gpu)
+                of_space = (space.family.name, space.problem, params, space.target, plan.cache)
+                how = (plan.on_gpu, plan.check, earlier)
                 with deaf_children():
-                    running[pool.schedule(_verify, args=(*of_space, earlier))] = params
+                    running[pool.schedule(_verify, args=(*of_space, *how))] = params
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -139,6 +147,7 @@ def _in_processes(space: Space, left: Iterator[Task], plan: Plan, end: float | N
                         params,
                         Outcome.CRASHED,
                         f"the process died with exit code {error.exitcode}",
+                        check=plan.check,
                     )
 
 
@@ -161,5 +170,17 @@ def _start(target: str) -> None:
     prepare_process(target)
 
 
-def _verify(family_name: str, *rest: object) -> Verified:
-    return verify_config(family(family_name), *rest)  # type: ignore[arg-type]
+def _verify(
+    family_name: str,
+    problem: RouterProblem,
+    params: dict[str, ParamValue],
+    target: str,
+    cache: Path,
+    on_gpu: bool,
+    check: CheckDepth | None,
+    earlier: Verified | None,
+) -> Verified:
+    of_space = (family(family_name), problem, params, target, cache)
+    if check is not None:
+        return check_config(*of_space, check)
+    return verify_config(*of_space, on_gpu, earlier)

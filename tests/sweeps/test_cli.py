@@ -79,6 +79,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("verify --hidden 7 --out v.jsonl", 3, "error: --hidden: hidden = 7: must be a positive multiple of"),
         ("verify --hidden 40000 --out v.jsonl", 2, "'--hidden': 40000 is not in the range 1<=x<=32768"),
         ("verify --on-gpu --out v.jsonl", 5, "--on-gpu: no NVIDIA GPU of compute capability 10.0 is visible"),
+        (
+            "verify --on-gpu --check full --out v.jsonl",
+            2,
+            "--on-gpu and --check exclude each other: leave one",
+        ),
         ("verify --shard ²/3 --out v.jsonl", 2, "'²/3' is not I/N with I below N"),
         ("verify --minutes nan --out v.jsonl", 2, "'--minutes': 'nan' is not a number of minutes"),
         ("verify --configs 0 --out v.jsonl", 2, "'--configs': 0 is not in the range x>=1"),

@@ -17,7 +17,8 @@ import msgspec
 import pytest
 import torch
 
-from harness.check_cases import BASE_M
+from harness.check_cases import BASE_M, DISTRIBUTIONS, generate
+from harness.executor import CheckDepth
 from harness.record import Outcome, RecordError
 from harness.toolchain import ToolchainError
 from kernels.families import family
@@ -26,10 +27,23 @@ from kernels.problem import RouterProblem, preset
 from sweeps import verify_space as verify_space_module
 from sweeps.covering import covering_order, pairs_met
 from sweeps.space import Space
-from sweeps.verify import HARD, NOT_COMPARED, PLAIN_M, SCHEMA, Verified, read_verified, table, two_tiles
+from sweeps.verify import (
+    HARD,
+    NOT_COMPARED,
+    PLAIN_M,
+    SCHEMA,
+    SEED,
+    Verified,
+    read_verified,
+    table,
+    two_tiles,
+    verify_config,
+)
+from sweeps.verify_check import check_config
 from sweeps.verify_on_gpu import OnGpu, differences
 from sweeps.verify_space import Plan, Task, verify_space
 from sweeps.verify_two_kernel import Agreement
+from tests.kernels.planted import NO_DEFECT, PlantedSm100
 
 PROBLEM = RouterProblem("tiny", hidden=512, experts=128, top_k=6)
 SMALL = replace(preset("deepseek-v4-pro"), hidden=512)
@@ -264,6 +278,76 @@ def test_a_machine_that_cannot_compile_is_no_configs_verdict(
     assert read_verified(out) == []
     (found,) = verify_space(space(), out, Plan(tmp_path, configs=1))
     assert found.outcome is Outcome.OK, found.reason
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("check", [None, *CheckDepth])
+def test_a_wrong_kernel_gets_its_verdict_and_the_next_one_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: CheckDepth | None
+) -> None:
+    monkeypatch.setattr(verify_space_module, "_verify", _planted)
+    choices = {name: (value,) for name, value in space().params(0).items()} | {"epi_n": tuple(PLANTED)}
+    whole, out = Space(family("fused_sm100"), PROBLEM, "sm_100a", choices), tmp_path / "verified.jsonl"
+    found = {one.config["epi_n"]: one for one in verify_space(whole, out, Plan(tmp_path, check=check))}
+    assert {one.check for one in read_verified(out)} == {check}
+    assert found.keys() == PLANTED.keys()
+    for epi_n, (_, outcome, reason) in PLANTED.items():
+        assert found[epi_n].outcome is outcome
+        assert reason in found[epi_n].reason
+        assert found[epi_n].races == (outcome is Outcome.OK)
+        assert found[epi_n].ptx_sha256
+    assert not list(verify_space(whole, out, Plan(tmp_path, check=check)))
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("depth", CheckDepth)
+def test_a_sweeps_check_launches_every_distribution(tmp_path: Path, depth: CheckDepth) -> None:
+    whole, out = space(), tmp_path / "verified.jsonl"
+    (found,) = verify_space(whole, out, Plan(tmp_path, configs=1, check=depth))
+    assert found.outcome is Outcome.OK, found.reason
+    assert found.check is depth
+    tile_m = family("fused_sm100").token_tile(family("fused_sm100").config(found.config))
+    drawn = list(generate(PROBLEM, SEED, torch.device("cpu"), tile_m, depth=depth))
+    assert [operands.name for operands in drawn] == list(DISTRIBUTIONS)
+    launched = [m for operands in drawn for m in operands.m_values]
+    again = len(launched) if depth is CheckDepth.FULL else sum(m != BASE_M for m in launched)
+    assert found.launches == len(launched) + again + 1, "once more to search for races"
+    assert found.two_kernel is None
+    # What was proven in one way is not what was asked for in another.
+    other = next(one for one in (None, *CheckDepth) if one is not depth)
+    with pytest.raises(
+        RecordError, match=rf"holds configs of .* with --check {depth}, not of .*: name anoth"
+    ):
+        next(verify_space(whole, out, Plan(tmp_path, check=other)))
+
+
+# By its `epi_n`, what is planted in a config, and what is to come of it.
+PLANTED = {
+    16: ("alpha_forgotten", Outcome.WRONG_RESULT, "ranks above expert"),
+    32: ("bytes_16_more", Outcome.CRASHED, "deadlock"),
+    64: (NO_DEFECT, Outcome.OK, ""),
+}
+
+
+def _planted(
+    name: str,
+    problem: RouterProblem,
+    params: dict[str, ParamValue],
+    target: str,
+    cache: Path,
+    on_gpu: bool,
+    check: CheckDepth | None,
+    earlier: Verified | None,
+) -> Verified:
+    of_space = (
+        PlantedSm100(),
+        problem,
+        params | {"defect": PLANTED[int(params["epi_n"])][0]},
+        target,
+        cache,
+    )
+    found = verify_config(*of_space) if check is None else check_config(*of_space, check)
+    return replace(found, family=name, config=params)
 
 
 def _dies_of_64_columns(
