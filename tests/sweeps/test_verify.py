@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,21 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from click.testing import CliRunner
 
+from harness.artifact import Artifact
+from harness.cache import ArtifactCache, artifact_key
 from harness.check_cases import BASE_M, DISTRIBUTIONS, generate
+from harness.compile import PTX
+from harness.compile_pool import CompilePool
 from harness.executor import CheckDepth
 from harness.record import Outcome, RecordError
-from harness.toolchain import ToolchainError
+from harness.toolchain import ToolchainError, compiler_versions
 from kernels.families import family
-from kernels.family import ParamValue
+from kernels.family import KernelFamily, ParamValue
 from kernels.problem import RouterProblem, preset
 from sweeps import verify_space as verify_space_module
+from sweeps.cli_verify import verify
 from sweeps.covering import covering_order, pairs_met
 from sweeps.space import Space
 from sweeps.verify import (
@@ -104,22 +108,16 @@ def test_a_second_launch_has_a_full_tile_and_a_tail(tile_m: int) -> None:
 
 @pytest.mark.compiles
 @pytest.mark.parametrize(("name", "target"), [("fused_sm100", "sm_100a"), ("fused_sm90", "sm_90a")])
-def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path, name: str, target: str) -> None:
-    """In processes of its own: the DSL compiles for one target a process."""
+def test_a_config_is_executed_and_the_run_resumes(
+    tmp_path: Path, artifacts: ArtifactCache, name: str, target: str
+) -> None:
     out = tmp_path / "not there yet" / "verified.jsonl"
-    command = [sys.executable, "-m", "sweeps.cli", "verify", "--hidden", "512", "--configs", "1"]
-    command += ["--family", name, "--target", target]
+    arguments = ["--hidden", "512", "--configs", "1", "--family", name, "--target", target]
     for _ in range(2):
-        done = subprocess.run(
-            [*command, "--out", str(out)],
-            env=os.environ | {"ROUTERTUNE_CACHE": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+        table = verified(artifacts, *arguments, "--out", str(out))
         (found,) = read_verified(out)
         assert found.outcome is Outcome.OK, found.reason
+        assert found.check is None
         tokens = family(name).round_tokens(family(name).config(found.config))
         repeated = two_tiles(int(found.config["tile_m"])) if tokens is None else max(300, tokens + 1)
         assert found.launches == len({*PLAIN_M, repeated}) + len(HARD) + 1
@@ -132,9 +130,38 @@ def test_a_config_is_executed_and_the_run_resumes(tmp_path: Path, name: str, tar
         assert found.two_kernel.ids_differ == 0
         assert found.two_kernel.weight_error < 1e-4
         assert (found.resources[0].tmem_columns > 0) == (target == "sm_100a")
-        digests = {sha256(ptx.read_bytes()).hexdigest() for ptx in tmp_path.glob("artifacts/*/kernel.ptx")}
-        assert found.ptx_sha256 in digests
-        assert f"1 of {len(Space(family(name), SMALL, target))} legal configs" in done.stdout
+        artifact = artifacts.lookup(
+            artifact_key(family(name), SMALL, family(name).config(found.config), target, compiler_versions())
+        )
+        assert isinstance(artifact, Artifact)
+        assert found.ptx_sha256 == sha256((artifact.folder / PTX).read_bytes()).hexdigest()
+        assert f"1 of {len(Space(family(name), SMALL, target))} legal configs" in table
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("depth", CheckDepth)
+def test_a_sweeps_check_launches_every_distribution(
+    tmp_path: Path, artifacts: ArtifactCache, depth: CheckDepth
+) -> None:
+    out = tmp_path / "verified.jsonl"
+    verified(artifacts, "--hidden", "512", "--configs", "1", "--check", depth.value, "--out", str(out))
+    (found,) = read_verified(out)
+    assert found.outcome is Outcome.OK, found.reason
+    assert found.check is depth
+    tile_m = family("fused_sm100").token_tile(family("fused_sm100").config(found.config))
+    drawn = list(generate(SMALL, SEED, torch.device("cpu"), tile_m, depth=depth))
+    assert [operands.name for operands in drawn] == list(DISTRIBUTIONS)
+    launched = [m for operands in drawn for m in operands.m_values]
+    again = len(launched) if depth is CheckDepth.FULL else sum(m != BASE_M for m in launched)
+    assert found.launches == len(launched) + again + 1, "once more to search for races"
+    assert found.two_kernel is None
+
+
+def verified(artifacts: ArtifactCache, *arguments: str) -> str:
+    """What `routertune verify` prints; its processes compile, each for one target."""
+    done = CliRunner().invoke(verify, arguments, env={"ROUTERTUNE_CACHE": str(artifacts.root)})
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 def test_a_table_counts_outcomes_by_choice(tmp_path: Path) -> None:
@@ -175,7 +202,14 @@ def test_differences_are_of_ids_and_of_weights_whose_id_is_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "its", [{"family": "two_kernel_sm100"}, {"target": "sm_103a"}, {"problem": "other"}, {"hidden": 1024}]
+    "its",
+    [
+        {"family": "two_kernel_sm100"},
+        {"target": "sm_103a"},
+        {"problem": "other"},
+        {"hidden": 1024},
+        {"check": CheckDepth.FULL},
+    ],
 )
 def test_configs_of_another_space_are_not_taken_for_its_own(tmp_path: Path, its: dict[str, Any]) -> None:
     whole, out = space(), tmp_path / "verified.jsonl"
@@ -187,6 +221,8 @@ def test_configs_of_another_space_are_not_taken_for_its_own(tmp_path: Path, its:
     assert out.read_bytes() == b"".join(lines)
     out.write_bytes(lines[0])
     assert not list(verify_space(whole, out, Plan(tmp_path, configs=1)))
+    with pytest.raises(RecordError, match=r"not of .* at hidden 512 with --check brief: name another"):
+        next(verify_space(whole, out, Plan(tmp_path, configs=1, check=CheckDepth.BRIEF)))
 
 
 def test_what_was_asked_less_is_proven_again_at_the_end(
@@ -221,17 +257,24 @@ def test_what_was_asked_less_is_proven_again_at_the_end(
 
 
 @pytest.mark.compiles
-def test_of_code_that_is_the_same_only_the_comparison_is_made(tmp_path: Path) -> None:
-    some = space().params(0)
+def test_of_code_that_is_the_same_only_the_comparison_is_made(
+    tmp_path: Path, compile_pool: CompilePool, artifacts: ArtifactCache
+) -> None:
+    kernels, some = family("fused_sm100"), space().params(0)
     choices = {name: (value,) for name, value in some.items()} | {"acc_stages": (1, 2)}
-    whole, out = Space(family("fused_sm100"), PROBLEM, "sm_100a", choices), tmp_path / "verified.jsonl"
-    full = {one.config["acc_stages"]: one for one in verify_space(whole, out, Plan(tmp_path))}
+    whole, out = Space(kernels, PROBLEM, "sm_100a", choices), tmp_path / "verified.jsonl"
+    every = {number: some | {"acc_stages": number} for number in (1, 2)}
+    compile_all(compile_pool, kernels, [kernels.config(params) for params in every.values()])
+    full = {
+        number: verify_config(kernels, PROBLEM, params, "sm_100a", artifacts.root)
+        for number, params in every.items()
+    }
     before = {
         number: replace(one, schema=NOT_COMPARED, two_kernel=None, rounds=9, ptx_sha256=sha256)
         for (number, one), sha256 in zip(sorted(full.items()), (full[1].ptx_sha256, "another"), strict=True)
     }
     out.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in before.values()))
-    again = {one.config["acc_stages"]: one for one in verify_space(whole, out, Plan(tmp_path))}
+    again = {one.config["acc_stages"]: one for one in verify_space(whole, out, Plan(artifacts.root))}
     same, another = again[1], again[2]
     assert full[1].two_kernel is not None
     plain = full[1].two_kernel.launches - len(HARD)
@@ -254,15 +297,15 @@ def test_a_process_that_dies_costs_its_config_and_no_other(
     monkeypatch.setattr(verify_space_module, "_verify", _dies_of_64_columns)
     out = tmp_path / "verified.jsonl"
     whole = space()
-    found = list(verify_space(whole, out, Plan(tmp_path, configs=8, jobs=2)))
+    found = list(verify_space(whole, out, Plan(tmp_path, configs=5, jobs=2)))
     assert read_verified(out) == found
-    assert len(found) == 8
+    assert len(found) == 5
     for one in found:
         dies = one.config["mma_n"] == 64
         assert one.outcome is (Outcome.CRASHED if dies else Outcome.OK)
         assert ("the process died with exit code 7" in one.reason) == dies
     assert {one.config["mma_n"] for one in found} > {64}
-    assert not list(verify_space(whole, out, Plan(tmp_path, configs=8, jobs=2)))
+    assert not list(verify_space(whole, out, Plan(tmp_path, configs=5, jobs=2)))
 
 
 @pytest.mark.compiles
@@ -281,73 +324,38 @@ def test_a_machine_that_cannot_compile_is_no_configs_verdict(
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("check", [None, *CheckDepth])
+@pytest.mark.parametrize("check", [None, CheckDepth.FULL])
 def test_a_wrong_kernel_gets_its_verdict_and_the_next_one_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: CheckDepth | None
+    compile_pool: CompilePool, artifacts: ArtifactCache, check: CheckDepth | None
 ) -> None:
-    monkeypatch.setattr(verify_space_module, "_verify", _planted)
-    choices = {name: (value,) for name, value in space().params(0).items()} | {"epi_n": tuple(PLANTED)}
-    whole, out = Space(family("fused_sm100"), PROBLEM, "sm_100a", choices), tmp_path / "verified.jsonl"
-    found = {one.config["epi_n"]: one for one in verify_space(whole, out, Plan(tmp_path, check=check))}
-    assert {one.check for one in read_verified(out)} == {check}
-    assert found.keys() == PLANTED.keys()
-    for epi_n, (_, outcome, reason) in PLANTED.items():
-        assert found[epi_n].outcome is outcome
-        assert reason in found[epi_n].reason
-        assert found[epi_n].races == (outcome is Outcome.OK)
-        assert found[epi_n].ptx_sha256
-    assert not list(verify_space(whole, out, Plan(tmp_path, check=check)))
+    kernels, config = PlantedSm100(), family("fused_sm100").config(space().params(0))
+    configs = {name: kernels.planted(config, name) for name in PLANTED}
+    compile_all(compile_pool, kernels, list(configs.values()))
+    for name, (outcome, reason) in PLANTED.items():
+        of_space = (kernels, PROBLEM, asdict(configs[name]), "sm_100a", artifacts.root)
+        found = verify_config(*of_space) if check is None else check_config(*of_space, check)
+        assert found.outcome is outcome
+        assert reason in found.reason
+        assert found.check is check
+        assert found.races == (outcome is Outcome.OK)
+        assert found.ptx_sha256
 
 
-@pytest.mark.compiles
-@pytest.mark.parametrize("depth", CheckDepth)
-def test_a_sweeps_check_launches_every_distribution(tmp_path: Path, depth: CheckDepth) -> None:
-    whole, out = space(), tmp_path / "verified.jsonl"
-    (found,) = verify_space(whole, out, Plan(tmp_path, configs=1, check=depth))
-    assert found.outcome is Outcome.OK, found.reason
-    assert found.check is depth
-    tile_m = family("fused_sm100").token_tile(family("fused_sm100").config(found.config))
-    drawn = list(generate(PROBLEM, SEED, torch.device("cpu"), tile_m, depth=depth))
-    assert [operands.name for operands in drawn] == list(DISTRIBUTIONS)
-    launched = [m for operands in drawn for m in operands.m_values]
-    again = len(launched) if depth is CheckDepth.FULL else sum(m != BASE_M for m in launched)
-    assert found.launches == len(launched) + again + 1, "once more to search for races"
-    assert found.two_kernel is None
-    # What was proven in one way is not what was asked for in another.
-    other = next(one for one in (None, *CheckDepth) if one is not depth)
-    with pytest.raises(
-        RecordError, match=rf"holds configs of .* with --check {depth}, not of .*: name anoth"
-    ):
-        next(verify_space(whole, out, Plan(tmp_path, check=other)))
+def compile_all(pool: CompilePool, kernels: KernelFamily, configs: Sequence[Any]) -> None:
+    """Compile them and the two kernels that they are compared with: this process is not to."""
+    two_kernels = family("two_kernel_sm100")
+    default = two_kernels.default_config(PROBLEM, BASE_M)
+    begun = [pool.submit(kernels, PROBLEM, config, "sm_100a") for config in configs]
+    for each in [*begun, pool.submit(two_kernels, PROBLEM, default, "sm_100a")]:
+        assert each.result().artifact is not None, each.result().reason
 
 
-# By its `epi_n`, what is planted in a config, and what is to come of it.
+# What is planted in a config, and what is to come of it.
 PLANTED = {
-    16: ("alpha_forgotten", Outcome.WRONG_RESULT, "ranks above expert"),
-    32: ("bytes_16_more", Outcome.CRASHED, "deadlock"),
-    64: (NO_DEFECT, Outcome.OK, ""),
+    "alpha_forgotten": (Outcome.WRONG_RESULT, "ranks above expert"),
+    "bytes_16_more": (Outcome.CRASHED, "deadlock"),
+    NO_DEFECT: (Outcome.OK, ""),
 }
-
-
-def _planted(
-    name: str,
-    problem: RouterProblem,
-    params: dict[str, ParamValue],
-    target: str,
-    cache: Path,
-    on_gpu: bool,
-    check: CheckDepth | None,
-    earlier: Verified | None,
-) -> Verified:
-    of_space = (
-        PlantedSm100(),
-        problem,
-        params | {"defect": PLANTED[int(params["epi_n"])][0]},
-        target,
-        cache,
-    )
-    found = verify_config(*of_space) if check is None else check_config(*of_space, check)
-    return replace(found, family=name, config=params)
 
 
 def _dies_of_64_columns(
