@@ -19,7 +19,7 @@ SIMULATOR_RUNNERS = {
 }
 # Its matrices are small and other processes share the cores: a team of threads would mostly wait for itself.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-MAX_SIMULATORS = 16  # of about 1 GB each
+MAX_SIMULATORS = 16  # of 0.8 GB each on Hopper configs, 1.6 on Blackwell's
 EXECUTORS = ("auto", "cuda", "simulator")
 
 

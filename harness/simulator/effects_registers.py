@@ -11,6 +11,7 @@ never blocks, and a CTA may ask for what an SM has.
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,7 +157,7 @@ def register_pool(machine: Machine) -> RegisterPool:
     """The machine's registers, made at the first use."""
     pool = machine.unit_state.get("registers")
     if pool is None:
-        pool = machine.unit_state["registers"] = RegisterPool(machine)
+        pool = machine.unit_state["registers"] = RegisterPool(weakref.proxy(machine))
     assert isinstance(pool, RegisterPool)
     return pool
 

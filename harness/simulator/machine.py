@@ -40,7 +40,7 @@ from harness.simulator.program import EXIT, Branch, Exit, Jump, Wait
 from harness.simulator.ptx import Symbol
 from harness.simulator.shared import MAX_STEPS, RANK_SHIFT, SharedMemory
 from harness.simulator.shared_races import SharedRaces
-from harness.simulator.specials import special_registers
+from harness.simulator.specials import CtaNames, special_registers
 from harness.simulator.tensors_used import Tensor
 from harness.simulator.thread_order import ThreadOrder
 from harness.simulator.tile_loads import TileLoads
@@ -59,6 +59,10 @@ def _blas() -> ThreadpoolController:
 
 class Machine:
     """`clusters` of the grids, resident together.
+
+    Its memories take hundreds of megabytes, so it ends with its last use: its parts refer back to it weakly,
+    if at all. In cycles, machines lived until some count of objects asked for a collection, and a process
+    that checked a Blackwell config again and again grew by 330 MB a check.
 
     Attributes:
         rows: CTAs; row r belongs to cluster r // cluster_size and has rank r % cluster_size in it.
@@ -107,6 +111,8 @@ class Machine:
         self.launch_of_row = grids.launch_of(clusters)[self.cluster_of_row]
         self.rank_of_row = np.arange(self.rows) % self.cluster_size
         self.first_row_of_cluster = np.arange(self.rows) - self.rank_of_row
+        self._specials = special_registers(self)
+        self.cta_name = CtaNames.of(self)
         self.local = LocalMemory(count, kernel.local_bytes)
         self.shared = SharedMemory(self.rows, kernel.shared_bytes(launch), self.threads)
         self.operand_reads = OperandReads(self.rows, warps_per_cta, self.shared.size)
@@ -143,7 +149,6 @@ class Machine:
         load_loops()
         self._events: list[tuple[float, int, Callable[[], None], Callable[[], str] | None]] = []
         self._order = 0
-        self._specials = special_registers(self)
         self._finished = np.zeros(count)
         start = np.repeat(units.start_of(self.sm_of_row), warps_per_cta).astype(np.float64)
         registers = [kernel.padding.get(index, UNWRITTEN) for index in range(len(kernel.code.registers))]
@@ -462,8 +467,3 @@ class Machine:
             f"{self.max_blocks} blocks executed, the limit, and the kernel has not ended: "
             f"{name} (and {len(cohort.warps) - 1} more warps) at {line} seems to loop for ever"
         )
-
-    def cta_name(self, row: int) -> str:
-        """A CTA's coordinates in the grid."""
-        place = tuple(int(self._specials[f"%ctaid.{axis}"][row * self.warps_per_cta, 0]) for axis in "xyz")
-        return str(place) if len(self.grids.launches) == 1 else f"{place} of launch {self.launch_of_row[row]}"

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from harness.simulator.machine import Machine
 
 AXES = "xyz"
+
+
+@dataclass(frozen=True)
+class CtaNames:
+    """A CTA's coordinates in the grid, for messages, by its row.
+
+    Attributes:
+        places: [rows, 3].
+        launch_of_row: [rows], of `launches` in all.
+    """
+
+    places: npt.NDArray[Any]
+    launch_of_row: npt.NDArray[Any]
+    launches: int
+
+    @classmethod
+    def of(cls, machine: Machine) -> CtaNames:
+        columns = [machine.special(f"%ctaid.{axis}")[:: machine.warps_per_cta, 0] for axis in AXES]
+        return cls(np.stack(columns, 1), machine.launch_of_row, len(machine.grids.launches))
+
+    def __call__(self, row: int) -> str:
+        place = str(tuple(self.places[row].tolist()))
+        return place if self.launches == 1 else f"{place} of launch {self.launch_of_row[row]}"
 
 
 def special_registers(machine: Machine) -> dict[str, Any]:

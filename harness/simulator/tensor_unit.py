@@ -7,6 +7,7 @@ and a copy that overwrites it is an error.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -209,7 +210,8 @@ def tensor_unit(machine: Machine) -> TensorUnit:
             halves = 2 if machine.kernel.halves_quarters else 1
             shadow = TensorShadow(ordering, machine.rows, machine.warps_per_cta, halves, machine.cta_name)
         memory = TensorMemory.empty(machine.rows)
-        unit = TensorUnit(machine, memory, Allocations(machine.sm_of_row, machine.cta_name), shadow)
+        allocations = Allocations(machine.sm_of_row, machine.cta_name)
+        unit = TensorUnit(weakref.proxy(machine), memory, allocations, shadow)
         machine.unit_state["tensor"] = unit
     assert isinstance(unit, TensorUnit)
     return unit
