@@ -39,8 +39,9 @@ def check_config(
     """Compile one config and give it the check of a sweep's candidate in the simulator."""
     began = time.perf_counter()
     found, artifact = compiled(kernels, problem, params, target, cache)
+    found = replace(found, check=depth)
     if artifact is None:
-        return replace(found, check=depth)
+        return found
     once = launched_once(depth)
     try:
         program = Program.of_folder(artifact.folder)
@@ -59,13 +60,12 @@ def check_config(
             search_races(program, candidate, SEED)
     except SimulationError as error:
         _prepared.cache_clear()  # what a wrong kernel has overwritten is not known
-        return replace(not_executed(found, error), check=depth)
+        return not_executed(found, error)
     if not check.passed:
         _prepared.cache_clear()
     again = sum(case.m not in once for case in check.cases)
     return replace(
         found,
-        check=depth,
         outcome=Outcome.OK if check.passed else Outcome.WRONG_RESULT,
         reason=check.first_failure,
         launches=len(check.cases) + again + check.passed,

@@ -297,15 +297,15 @@ def test_a_process_that_dies_costs_its_config_and_no_other(
     monkeypatch.setattr(verify_space_module, "_verify", _dies_of_64_columns)
     out = tmp_path / "verified.jsonl"
     whole = space()
-    found = list(verify_space(whole, out, Plan(tmp_path, configs=5, jobs=2)))
+    found = list(verify_space(whole, out, Plan(tmp_path, configs=8, jobs=2)))
     assert read_verified(out) == found
-    assert len(found) == 5
+    assert len(found) == 8
     for one in found:
         dies = one.config["mma_n"] == 64
         assert one.outcome is (Outcome.CRASHED if dies else Outcome.OK)
         assert ("the process died with exit code 7" in one.reason) == dies
     assert {one.config["mma_n"] for one in found} > {64}
-    assert not list(verify_space(whole, out, Plan(tmp_path, configs=5, jobs=2)))
+    assert not list(verify_space(whole, out, Plan(tmp_path, configs=8, jobs=2)))
 
 
 @pytest.mark.compiles
